@@ -1,0 +1,111 @@
+//! Where logits are read and where the gradient goes, and the one parallel loop over rows.
+
+use crate::data::{FloatsMut, Matrix, MatrixMut};
+use crate::error::{Error, Result, check};
+use crate::loss::{Reduction, Upstream};
+use rayon::prelude::*;
+
+/// What is computed, and into which memory. The gradient is rounded once, to the type of the buffer it goes to; what lies behind a
+/// row's last column is never touched.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Pass<'a> {
+    /// The loss only.
+    Forward(Matrix<'a>),
+    /// Loss and gradient, the gradient into another matrix of the same shape and of any dtype and stride.
+    Into {
+        /// Logits `[N, C]`.
+        logits: Matrix<'a>,
+        /// Gradient `[N, C]`, written whole.
+        gradient: MatrixMut<'a>,
+    },
+    /// Loss and gradient, the gradient in place of the logits.
+    InPlace(MatrixMut<'a>),
+}
+
+impl<'a> From<Matrix<'a>> for Pass<'a> {
+    fn from(logits: Matrix<'a>) -> Self {
+        Pass::Forward(logits)
+    }
+}
+
+impl Pass<'_> {
+    pub(super) fn logits(&self) -> Matrix<'_> {
+        match self {
+            Pass::Forward(logits) | Pass::Into { logits, .. } => *logits,
+            Pass::InPlace(matrix) => matrix.as_ref(),
+        }
+    }
+
+    /// The shape `(N, C)`, once the buffers agree with each other, with the problem's C and with the upstream gradient.
+    pub(super) fn check(
+        &self,
+        classes: Option<usize>,
+        reduction: Reduction,
+        upstream: Upstream<'_>,
+    ) -> Result<(usize, usize)> {
+        let logits = self.logits();
+        let (rows, columns) = (logits.rows(), logits.columns());
+        if let Some(classes) = classes {
+            logits.check_shape("logits", rows, classes)?;
+        }
+        if let Pass::Into { gradient, .. } = self {
+            gradient.as_ref().check_shape("gradient", rows, columns)?;
+        }
+        if let Upstream::Rows(upstream) = upstream {
+            if reduction != Reduction::None {
+                return Err(Error::Conflict {
+                    argument: "upstream gradient per row",
+                    context: "with a reduced loss",
+                    reason: "a reduced loss is one number, and so is its gradient",
+                });
+            }
+            check::length("upstream", upstream.len(), rows)?;
+        }
+        Ok((rows, columns))
+    }
+
+    /// Runs `row(i, u_i, gradient_i)` for every row, in parallel; the results come in row order.
+    pub(super) fn map_rows<R: Send>(self, row: impl Fn(usize, &[f64], Option<&mut [f64]>) -> R + Sync) -> Vec<R> {
+        let columns = self.logits().columns();
+        let scratch = || (vec![0.0; columns], vec![0.0; columns]);
+        match self {
+            Pass::Forward(logits) => (0..logits.rows())
+                .into_par_iter()
+                .map_init(
+                    || vec![0.0; columns],
+                    |u, i| {
+                        logits.read_row(i, u);
+                        row(i, u, None)
+                    },
+                )
+                .collect(),
+            Pass::Into { logits, mut gradient } => {
+                let one = |(u, g): &mut (Vec<f64>, Vec<f64>), (i, mut to): (usize, FloatsMut<'_>)| {
+                    logits.read_row(i, u);
+                    let result = row(i, u, Some(g));
+                    to.write_from(g);
+                    result
+                };
+                gradient.rows_mut().into_par_iter().enumerate().map_init(scratch, one).collect()
+            }
+            Pass::InPlace(mut matrix) => {
+                let one = |(u, g): &mut (Vec<f64>, Vec<f64>), (i, mut to): (usize, FloatsMut<'_>)| {
+                    to.read_into(u);
+                    let result = row(i, u, Some(g));
+                    to.write_from(g);
+                    result
+                };
+                matrix.rows_mut().into_par_iter().enumerate().map_init(scratch, one).collect()
+            }
+        }
+    }
+}
+
+/// `g_i`.
+pub(super) fn upstream_at(upstream: Upstream<'_>, row: usize) -> f64 {
+    match upstream {
+        Upstream::Scalar(g) => g,
+        Upstream::Rows(g) => g[row],
+    }
+}

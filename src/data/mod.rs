@@ -1,0 +1,10 @@
+//! What a batch brings, as borrowed host memory: dense matrices of any dtype and row stride, labels, multi-label
+//! targets. The problem descriptions ([`crate::loss`], [`crate::perturbation`]) stand on these; devices do not.
+
+mod labels;
+mod matrix;
+mod targets;
+
+pub use labels::Labels;
+pub use matrix::{DType, Floats, FloatsMut, Matrix, MatrixMut};
+pub use targets::{BinaryTargets, Mask};

@@ -1,0 +1,16 @@
+//! Perturbations of the logits as plain data: the fixed forms with their constructors, and the learners.
+
+mod binary;
+mod fixed;
+mod isda;
+mod learned;
+
+pub use binary::{BinaryPerturbation, RebalancedWeights};
+pub use fixed::Perturbation;
+pub use isda::Isda;
+pub use learned::{
+    BinaryLearner, BinaryStep, Bound, GradientSemantics, Learner, MAX_STEPS, NegativeSplit, RunningConfidence, Split,
+    Step,
+};
+
+pub(crate) use learned::steps;

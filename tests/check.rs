@@ -1,0 +1,212 @@
+//! The `check` example as a user meets it: what it prints, its exit status, and files that are no cases.
+
+#[path = "../examples/check/run.rs"]
+mod run;
+
+use logit_perturb_cases::Case;
+use proptest::prelude::*;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/");
+
+/// Runs `check` with these arguments: exit status, standard output, standard error.
+fn check(arguments: &[&str]) -> (u8, String, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let arguments = std::iter::once("check").chain(arguments.iter().copied()).map(Into::into);
+    let status = run::run(arguments, &mut out, &mut err);
+    (status, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().last().unwrap_or_default()
+}
+
+/// A file in the tests' own folder, a name for each test.
+fn scratch(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("check-{name}.safetensors"))
+}
+
+/// A golden case with its tensors changed by `edit`.
+fn edited(name: &str, edit: impl Fn(Edit<'_>)) -> PathBuf {
+    edited_with(name, edit, |problem| problem)
+}
+
+type Edit<'a> = &'a mut Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
+
+fn edited_with(name: &str, edit: impl Fn(Edit<'_>), problem: impl Fn(String) -> String) -> PathBuf {
+    let bytes = std::fs::read(format!("{GOLDEN}plain.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<_> = file
+        .iter()
+        .map(|(name, view)| (name.to_owned(), view.dtype(), view.shape().to_vec(), view.data().to_vec()))
+        .collect();
+    edit(&mut tensors);
+    let views =
+        tensors.iter().map(|(name, dtype, shape, data)| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    let mut metadata: HashMap<String, String> =
+        SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap();
+    let stated = metadata.remove("problem").unwrap();
+    metadata.insert("problem".to_owned(), problem(stated));
+    let path = scratch(name);
+    safetensors::serialize_to_file(views, Some(metadata), &path).unwrap();
+    path
+}
+
+fn check_file(path: &Path) -> (u8, String, String) {
+    check(&[path.to_str().unwrap()])
+}
+
+#[test]
+fn a_right_case_passes() {
+    let (status, out, err) = check(&[&format!("{GOLDEN}plain.safetensors"), &format!("{GOLDEN}ldam.safetensors")]);
+    assert_eq!((status, last_line(&out), err.as_str()), (0, "2 passed, 0 failed", ""));
+    assert!(out.starts_with("ok     plain: 3 tensors compared; worst error: grad "), "{out}");
+}
+
+#[test]
+fn a_wrong_number_fails_and_is_named() {
+    let path = edited("wrong", |tensors| {
+        let grad = tensors.iter_mut().find(|tensor| tensor.0 == "expect.grad").unwrap();
+        grad.3[80..88].copy_from_slice(&0.5f64.to_le_bytes());
+    });
+    let (status, out, _) = check_file(&path);
+    assert_eq!((status, last_line(&out)), (1, "0 passed, 1 failed"));
+    assert!(out.contains("expect.grad [10] expected 5e-1"), "{out}");
+}
+
+#[test]
+fn a_case_without_expectations_fails() {
+    let path = edited("none", |tensors| tensors.retain(|tensor| !tensor.0.starts_with("expect.")));
+    let (status, out, _) = check_file(&path);
+    assert_eq!((status, last_line(&out)), (1, "0 passed, 1 failed"));
+    assert!(out.contains("0 tensors compared"), "{out}");
+}
+
+#[test]
+fn an_unknown_expectation_fails() {
+    let path = edited("unknown", |tensors| {
+        tensors.push(("expect.los".to_owned(), Dtype::F64, vec![1], 1f64.to_le_bytes().to_vec()));
+    });
+    let (status, out, _) = check_file(&path);
+    assert_eq!((status, last_line(&out)), (1, "0 passed, 1 failed"));
+    assert!(out.contains("expect.los is no expectation of this case"), "{out}");
+}
+
+#[test]
+fn what_a_case_cannot_hold_is_refused_by_name() {
+    let rename = |from: &'static str, to: &'static str| {
+        move |tensors: Edit<'_>| tensors.iter_mut().filter(|t| t.0 == from).for_each(|t| t.0 = to.to_owned())
+    };
+    let problem = |json: &'static str| {
+        let name: String = json.chars().filter(char::is_ascii_alphanumeric).collect();
+        edited_with(&name, |_| {}, move |_| json.to_owned())
+    };
+    for (path, complaint) in [
+        (edited("renamed", rename("labels", "lables")), "`lables` is no input"),
+        (edited("missing", |tensors| tensors.retain(|t| t.0 != "labels")), "`labels` or `soft_targets` must be there"),
+        (
+            edited("shape", |t| t.iter_mut().for_each(|t| t.2 = vec![t.2.iter().product()])),
+            "`logits` must have the shape",
+        ),
+        (problem(r#"{"kind": "softmax", "label_smothing": 0.1}"#), "unknown field `label_smothing`"),
+        (problem(r#"{"kind": "softmax", "label_smoothing": 1.5}"#), "`label_smoothing` is 1.5, must be in [0, 1)"),
+        (problem(r#"{"kind": "softmax", "reduction": "divisor"}"#), "needs the key `divisor`"),
+        (problem(r#"{"kind": "softmin"}"#), "unknown variant `softmin`"),
+    ] {
+        let (status, out, err) = check_file(&path);
+        assert_eq!((status, out.as_str()), (2, ""), "{complaint}: {err}");
+        assert!(err.contains(complaint) && err.contains("check-"), "{complaint:?} is not in {err:?}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_are_refused() {
+    let (status, _, err) = check(&["/nowhere/at-all.safetensors"]);
+    assert!(status == 2 && err.contains("/nowhere/at-all.safetensors: No such file"), "{err}");
+    let text = scratch("text");
+    std::fs::write(&text, "not a case").unwrap();
+    let (status, _, err) = check_file(&text);
+    assert!(status == 2 && err.contains("not a safetensors file"), "{err}");
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused() {
+    for arguments in [&[][..], &["--backend", "abacus", "x"], &["--write", "o", "a", "b"]] {
+        let (status, out, err) = check(arguments);
+        assert!(status == 2 && out.is_empty() && !err.is_empty(), "{arguments:?}: {err}");
+    }
+    assert_eq!(check(&["--help"]).0, 0);
+}
+
+#[test]
+fn a_machine_without_a_gpu_says_so() {
+    let (status, out, err) = check(&["--backend", "cuda", &format!("{GOLDEN}plain.safetensors")]);
+    assert_eq!((status, out.as_str()), (2, ""));
+    assert!(err.contains("CUDA") || err.contains("cuda"), "{err}");
+}
+
+#[test]
+fn written_results_pass_afterwards() {
+    let bare = edited("bare", |tensors| tensors.retain(|tensor| !tensor.0.starts_with("expect.")));
+    let full = scratch("written");
+    let (status, out, err) = check(&["--write", full.to_str().unwrap(), bare.to_str().unwrap()]);
+    assert_eq!((status, err.as_str()), (0, ""));
+    assert!(out.starts_with("wrote 3 tensors"), "{out}");
+    assert_eq!(last_line(&check_file(&full).1), "1 passed, 0 failed");
+    let (status, _, err) = check(&["--write", bare.to_str().unwrap(), full.to_str().unwrap()]);
+    assert!(status == 2 && err.contains("has expectations"), "{err}");
+}
+
+/// Expectations of a narrower type are compared at the tolerance of SPEC 6.
+#[test]
+fn the_type_of_an_expectation_chooses_the_tolerance() {
+    let rounded = |name: &'static str, nudge: f64, round: fn(f64) -> Vec<u8>, dtype: Dtype| {
+        edited(name, move |tensors| {
+            let grad = tensors.iter_mut().find(|tensor| tensor.0 == "expect.grad").unwrap();
+            let numbers = grad.3.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes));
+            grad.3 = numbers.enumerate().flat_map(|(i, x)| round(if i == 7 { x + nudge } else { x })).collect();
+            grad.1 = dtype;
+        })
+    };
+    let single = |x: f64| (x as f32).to_le_bytes().to_vec();
+    let half = |x: f64| logit_perturb::half::bf16::from_f64(x).to_le_bytes().to_vec();
+    // G is 1 / 64 here: 1e-6 * G is 1.6e-8.
+    for (path, status) in [
+        (rounded("f32-near", 1e-8, single, Dtype::F32), 0),
+        (rounded("f32-far", 2e-8, single, Dtype::F32), 1),
+        (rounded("bf16-near", 0.0, half, Dtype::BF16), 0),
+        (rounded("bf16-far", 1e-3, half, Dtype::BF16), 1),
+    ] {
+        let (found, out, _) = check_file(&path);
+        assert_eq!(found, status, "{}: {out}", path.display());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Any bytes give a case or an error.
+    #[test]
+    fn arbitrary_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Case::from_bytes(&bytes);
+    }
+
+    /// So do cases with some bytes of the header or the data changed, and cases cut short.
+    #[test]
+    fn damaged_cases_are_read_without_panic(
+        which in 0usize..51,
+        damage in prop::collection::vec((0usize..2000, any::<u8>()), 0..6),
+        length in 0usize..4000,
+    ) {
+        let file = std::fs::read_dir(GOLDEN).unwrap().nth(which).unwrap().unwrap().path();
+        let mut bytes = std::fs::read(file).unwrap();
+        damage.iter().for_each(|&(at, to)| if at < bytes.len() { bytes[at] = to });
+        if length < 2000 { bytes.truncate(length) }
+        if let Ok(case) = Case::from_bytes(&bytes) {
+            let _ = logit_perturb_cases::evaluate_cpu(&case);
+        }
+    }
+}
