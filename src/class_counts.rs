@@ -52,9 +52,7 @@ impl ClassCounts {
     /// # Errors
     /// As [`new`](Self::new); also a count above `samples`.
     pub fn multi_label(counts: impl IntoIterator<Item = f64>, samples: f64) -> Result<Self> {
-        let counts: Vec<f64> = counts.into_iter().collect();
-        check::each("counts", &counts, |n| n <= samples, "at most the number of samples")?;
-        Self::of(counts, samples)
+        Self::of(counts.into_iter().collect(), samples)
     }
 
     /// Counts the labels of a single-label training set with `classes` classes.
@@ -76,6 +74,7 @@ impl ClassCounts {
         }
         check::each_non_negative("counts", &counts)?;
         check::positive("samples", samples)?;
+        check::each("counts", &counts, |n| n <= samples, "at most the number of samples")?;
         Ok(Self { counts, samples })
     }
 

@@ -173,6 +173,15 @@ fn weights_that_are_all_zero_leave_the_z_loss() {
 }
 
 #[test]
+fn weights_that_are_all_zero_do_not_hide_a_row_without_a_softmax() {
+    let mut case = softmax::Case::new(2, vec![0.0, 1.0, NAN, 0.0], vec![1, 0]);
+    case.sample_weights = Some(vec![0.0; 2]);
+    let (output, gradient) = case.run();
+    assert!(output.loss.is_nan() && output.loss_rows[1].is_nan() && gradient[2..].iter().all(|g| g.is_nan()));
+    assert_eq!((output.loss_rows[0], &gradient[..2]), (0.0, &[0.0; 2][..]));
+}
+
+#[test]
 fn logits_of_ten_thousand_stay_finite() {
     let b = 1e4;
     for label in 0..4 {
@@ -356,6 +365,13 @@ fn clipped_negatives_cost_nothing() {
         let loss = |pm: f64| pm.powf(gamma_neg) * -(1.0 - pm).ln();
         assert_close("loss", &[above.run().0.loss], &[loss(0.01) + loss(0.5)], 1e-13);
     }
+    // With a tiny clip, 1 - pm = q + clip would cancel: q = 1 - p is some 1e-11.
+    let clip = 1e-12;
+    let focusing = Some(Focusing { gamma_pos: 0.0, gamma_neg: 2.0, clip });
+    let (output, gradient) = sigmoid::Case { focusing, ..sigmoid::Case::new(1, vec![25.0], vec![0.0]) }.run();
+    let q = (-25f64).exp();
+    assert_close("loss", &[output.loss], &[-(q + clip).ln()], 1e-10);
+    assert_close("gradient", &gradient, &[q / (q + clip) - 2.0 * q * (q + clip).ln()], 1e-10);
     // A hair above the clip, pm to the power below 1 has a steep slope: gamma pm^(gamma - 1) p q pm, and p q pm^gamma / (1 - pm).
     let focusing = Some(Focusing { gamma_pos: 0.0, gamma_neg: 0.5, clip: 0.2 });
     let pm = 1e-9;

@@ -186,8 +186,8 @@ fn perturbations_beyond_the_range_of_exp_follow_the_naive_loop() {
             case.learner = learner;
             let learned = case.check().learned.expect("a learner is set");
             let most = learned.delta.iter().fold(0.0, |most: f64, d| most.max(d.abs()));
-            // Downhill a raw step ends where the gradient does.
-            assert!(most > 30.0 || (direction == -1 && step == Step::Raw), "{step:?} {alpha}: {most}");
+            // Downhill, raw steps end where the gradient does, and unit steps where it falls below 1e-12.
+            assert!(most > 30.0 || direction == -1, "{step:?} {alpha}: {most}");
         }
     }
 }
@@ -339,6 +339,27 @@ fn confident_rows_keep_their_digits_under_a_learner() {
             for row in case.run().1.chunks(3) {
                 let others = row[1] + row[2];
                 assert!(others > 0.0 && (row[0] / -others - 1.0).abs() < 1e-12, "lead {lead}: {row:?}");
+            }
+        }
+    }
+}
+
+/// A number added to a row changes no loss, so the gradient of each row sums to 0, to the reference's accuracy of SPEC 6.
+#[test]
+fn through_gradients_of_confident_rows_sum_to_zero() {
+    for step in [Step::Raw, Step::UnitL2] {
+        for (lead, smoothing) in [5.0, 15.0, 20.0, 25.0, 30.0].into_iter().flat_map(|lead| [(lead, 0.0), (lead, 0.1)]) {
+            let learner =
+                learner(step, 0.1, Split::Explicit(vec![1; 3]), fixed(0.5)).gradient(GradientSemantics::Through);
+            let mut case = softmax::Case::new(3, vec![lead, 0.0, 0.5, lead + 0.3, 0.7, -0.2], vec![0, 0]);
+            (case.learner, case.smoothing) = (Some(learner), smoothing);
+            for row in case.run().1.chunks(3) {
+                let tolerance = 1e-9 * row[0].abs() + 2e-15 * (lead + 1.0);
+                let sum: f64 = row.iter().sum();
+                assert!(
+                    sum.abs() <= tolerance,
+                    "{step:?}, lead {lead}, smoothing {smoothing}: {row:?} sums to {sum:e}"
+                );
             }
         }
     }

@@ -115,24 +115,19 @@ fn rebalanced_weights_compare_a_class_with_the_rows_positives() {
     let (alpha, beta, mu) = (0.1, 10.0, 0.3);
     let weights = RebalancedWeights::new(&counts, alpha, beta, mu).expect("in range");
     let w = |r: f64| alpha + 1.0 / (1.0 + (-beta * (r - mu)).exp());
-    // Two positives (1/10 + 1/20 = 0.15); none; all (0.175); one, the other unknown (1/40).
-    let targets: [i8; 12] = [1, 1, 0, 0, 0, 0, 1, 1, 1, -1, 0, 1];
-    let expected = [
-        w(0.1 / 0.15),
-        w(0.05 / 0.15),
-        w(0.025 / 0.15),
-        alpha + 1.0,
-        alpha + 1.0,
-        alpha + 1.0,
-        w(0.1 / 0.175),
-        w(0.05 / 0.175),
-        w(0.025 / 0.175),
-        w(0.1 / 0.025),
-        w(0.05 / 0.025),
-        w(1.0),
-    ];
-    let targets = BinaryTargets::I8 { data: &targets, stride: 3 };
-    assert_close("weights", &weights.weights(4, targets, None).expect("valid targets"), &expected);
+    // One positive (1/40) and one unknown; two (1/10 + 1/20 = 0.15); none; all (0.175).
+    let targets: [i8; 12] = [-1, 0, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1];
+    let rows =
+        [[4.0, 2.0, 1.0], [2.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0], [f64::INFINITY; 3], [4.0 / 7.0, 2.0 / 7.0, 1.0 / 7.0]];
+    let expected: Vec<f64> = rows.iter().flatten().map(|&r| w(r)).collect();
+    let signed = BinaryTargets::I8 { data: &targets, stride: 3 };
+    assert_close("weights", &weights.weights(4, signed, None).expect("valid targets"), &expected);
+    let lists = BinaryTargets::Csr { offsets: &[0, 1, 3, 3, 6], indices: &[2, 0, 1, 2, 1, 0] };
+    assert_close("lists", &weights.weights(4, lists, None).expect("valid targets"), &expected);
+    // Half a target is no positive.
+    let soft = [1.0, 0.5, 0.0];
+    let soft = BinaryTargets::Dense(Matrix::new(&soft, 1, 3).expect("1 x 3"));
+    assert_close("soft", &weights.weights(1, soft, None).expect("valid targets"), &[w(1.0), w(0.5), w(0.25)]);
     // Without the first class, row 0 has 1/20 alone.
     let mask = Mask::Bytes { data: &[0, 1, 1], stride: 3 };
     let row = BinaryTargets::U8 { data: &[1, 1, 0], stride: 3 };

@@ -41,14 +41,15 @@ pub struct BinaryCrossEntropyBatch {
 }
 
 impl BinaryCrossEntropyBatch {
-    /// Targets `[N, C]`: hard ones, 0 or 1, of an integer dtype (u8, u32, i16, i32, i64), or soft ones in `[0, 1]` of a float dtype (f16,
-    /// bf16, f32, f64). In the signed and the float dtypes -1 marks an unknown entry, which counts as masked.
+    /// Targets `[N, C]`: hard ones, 0 or 1, of an integer dtype (u8, u32, i16, i32, i64), or soft ones in `[0, 1]` of a
+    /// float dtype (f16, bf16, f32, f64). In the signed and the float dtypes -1 marks an unknown entry, which counts as
+    /// masked.
     pub fn new(targets: &Tensor) -> Self {
         Self { targets: targets.clone(), mask: None, weights: None }
     }
 
-    /// Which entries are known, `[N, C]` of u8: 0 masks an entry. A masked entry contributes nothing, whatever its logit, target or
-    /// weight.
+    /// Which entries are known, `[N, C]` of u8: 0 masks an entry. A masked entry contributes nothing, whatever its
+    /// logit, target or weight.
     pub fn mask(mut self, mask: &Tensor) -> Self {
         self.mask = Some(mask.clone());
         self
@@ -82,18 +83,19 @@ impl BinaryCrossEntropy {
 
     /// The loss of a batch.
     ///
-    /// Shapes: logits `[N, C]` of a float dtype (f16, bf16, f32, f64), the rest as [`BinaryCrossEntropyBatch`] says; loss `[]`, or `[N]` under
-    /// [`Reduction::None`], f64 for f64 logits and else f32. `N` may be 0.
+    /// Shapes: logits `[N, C]` of a float dtype (f16, bf16, f32, f64), the rest as [`BinaryCrossEntropyBatch`] says;
+    /// loss `[]`, or `[N]` under [`Reduction::None`], f64 for f64 logits and else f32. `N` may be 0.
     ///
     /// # Errors
     /// A tensor that is not on the CPU, or of a dtype or shape other than the above; then whatever
-    /// [`logit_perturb::cpu::binary_cross_entropy`] refuses: targets (with a learner: soft ones too) or weights out of range.
+    /// [`logit_perturb::cpu::binary_cross_entropy`] refuses: targets (with a learner: soft ones too) or weights out of
+    /// range.
     pub fn forward_with(&self, logits: &Tensor, batch: BinaryCrossEntropyBatch) -> Result<Tensor> {
         self.forward_with_output(logits, batch).map(|(loss, _)| loss)
     }
 
-    /// The loss of a batch as [`forward_with`](Self::forward_with) gives it, and all else that this one pass has computed, in f64: losses
-    /// of the rows, class statistics, the learned perturbation.
+    /// The loss of a batch as [`forward_with`](Self::forward_with) gives it, and all else that this one pass has
+    /// computed, in f64: losses of the rows, class statistics, the learned perturbation.
     ///
     /// # Errors
     /// As [`forward_with`](Self::forward_with).

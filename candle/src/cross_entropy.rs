@@ -29,8 +29,8 @@ pub struct CrossEntropy {
     problem: Arc<logit_perturb::CrossEntropy>,
 }
 
-/// A batch for [`CrossEntropy::forward_with`], but for its logits `[N, C]`: the tensors of [`logit_perturb::cpu::CrossEntropyBatch`]. They are
-/// checked by `forward_with`.
+/// A batch for [`CrossEntropy::forward_with`], but for its logits `[N, C]`: the tensors of
+/// [`logit_perturb::cpu::CrossEntropyBatch`]. They are checked by `forward_with`.
 #[derive(Debug)]
 #[must_use]
 pub struct CrossEntropyBatch<'a> {
@@ -51,14 +51,14 @@ impl<'a> CrossEntropyBatch<'a> {
         Self { target, sample_weights: None, perturbation: None, running: None }
     }
 
-    /// Hard labels `[N]` of an integer dtype (u8, u32, i16, i32, i64), which widen to i64. A row whose label is the problem's `ignore_index`
-    /// counts for nothing.
+    /// Hard labels `[N]` of an integer dtype (u8, u32, i16, i32, i64), which widen to i64. A row whose label is the
+    /// problem's `ignore_index` counts for nothing.
     pub fn labels(labels: &Tensor) -> Self {
         Self::new(Target::Labels(labels.clone()))
     }
 
-    /// Soft targets `[N, C]` of a float dtype (f16, bf16, f32, f64), each finite and `>= 0`. Label smoothing, perturbations that depend on
-    /// the label and a learner exclude them.
+    /// Soft targets `[N, C]` of a float dtype (f16, bf16, f32, f64), each finite and `>= 0`. Label smoothing,
+    /// perturbations that depend on the label and a learner exclude them.
     pub fn soft_targets(targets: &Tensor) -> Self {
         Self::new(Target::Soft(targets.clone()))
     }
@@ -76,8 +76,8 @@ impl<'a> CrossEntropyBatch<'a> {
         self
     }
 
-    /// Uses running confidences in place of the batch's own, and takes the batch's in: once, when the forward call succeeds. Backward
-    /// does not touch them.
+    /// Uses running confidences in place of the batch's own, and takes the batch's in: once, when the forward call
+    /// succeeds. Backward does not touch them.
     pub fn running_confidence(mut self, running: &'a mut RunningConfidence) -> Self {
         self.running = Some(running);
         self
@@ -105,19 +105,19 @@ impl CrossEntropy {
 
     /// The loss of a batch.
     ///
-    /// Shapes: logits `[N, C]` of a float dtype (f16, bf16, f32, f64), the rest as [`CrossEntropyBatch`] says; loss `[]`, or `[N]` under
-    /// [`Reduction::None`], f64 for f64 logits and else f32. `N` may be 0.
+    /// Shapes: logits `[N, C]` of a float dtype (f16, bf16, f32, f64), the rest as [`CrossEntropyBatch`] says; loss
+    /// `[]`, or `[N]` under [`Reduction::None`], f64 for f64 logits and else f32. `N` may be 0.
     ///
     /// # Errors
     /// A tensor that is not on the CPU, or of a dtype or shape other than the above; then whatever
-    /// [`logit_perturb::cpu::cross_entropy`] refuses: labels, weights or soft targets out of range, options that exclude each other.
-    /// Running confidences are untouched then.
+    /// [`logit_perturb::cpu::cross_entropy`] refuses: labels, weights or soft targets out of range, options that
+    /// exclude each other. Running confidences are untouched then.
     pub fn forward_with(&self, logits: &Tensor, batch: CrossEntropyBatch<'_>) -> Result<Tensor> {
         self.forward_with_output(logits, batch).map(|(loss, _)| loss)
     }
 
-    /// The loss of a batch as [`forward_with`](Self::forward_with) gives it, and all else that this one pass has computed, in f64: losses,
-    /// log-sum-exps and predictions of the rows, class statistics, the learned perturbation.
+    /// The loss of a batch as [`forward_with`](Self::forward_with) gives it, and all else that this one pass has
+    /// computed, in f64: losses, log-sum-exps and predictions of the rows, class statistics, the learned perturbation.
     ///
     /// # Errors
     /// As [`forward_with`](Self::forward_with).

@@ -1,6 +1,6 @@
 //! Candle tensors as the host memory that the core reads: checked by name, in place where their strides allow it.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor};
+use candle_core::{CpuStorage, DType, DeviceLocation, Layout, Result, Storage, StorageRef, Tensor};
 use logit_perturb::{Error, Floats, Matrix};
 
 /// The dtypes of logits, and of every other tensor of reals.
@@ -20,14 +20,19 @@ fn shape(argument: &'static str, what: &'static str, actual: usize, allowed: imp
 }
 
 fn check(name: &'static str, tensor: &Tensor, dtypes: &[DType]) -> Result<()> {
-    if !tensor.device().is_cpu() {
-        return Err(value(format!("{name}.device"), tensor.device().location(), "the CPU, the only device supported"));
-    }
+    check_device(name, tensor.device().location())?;
     if !dtypes.contains(&tensor.dtype()) {
         let names: Vec<&str> = dtypes.iter().map(DType::as_str).collect();
         return Err(value(format!("{name}.dtype"), tensor.dtype(), format!("one of {}", names.join(", "))));
     }
     Ok(())
+}
+
+fn check_device(name: &'static str, location: DeviceLocation) -> Result<()> {
+    match location {
+        DeviceLocation::Cpu => Ok(()),
+        other => Err(value(format!("{name}.device"), other, "Cpu, the only device supported")),
+    }
 }
 
 /// The numbers of a tensor `[N]`, widened to `T`.
@@ -44,7 +49,6 @@ pub(crate) fn vector<T: candle_core::WithDType>(
 }
 
 /// A tensor `[N, C]` whose rows can be read in place: its columns lie side by side, its rows do not overlap.
-#[derive(Clone)]
 pub(crate) struct Rows(Tensor);
 
 impl Rows {
@@ -131,4 +135,18 @@ impl Locked<'_> {
 /// The elements from the layout's start on; none where that lies behind the last one, as it may for no rows.
 fn from<'a, T>(data: &'a [T], layout: &Layout) -> &'a [T] {
     data.get(layout.start_offset()..).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without a GPU no tensor of one can be made: the check alone is tried.
+    #[test]
+    fn other_devices_are_refused() {
+        assert!(check_device("logits", DeviceLocation::Cpu).is_ok());
+        let error = check_device("logits", DeviceLocation::Cuda { gpu_id: 1 }).unwrap_err().to_string();
+        let message = "`logits.device` is Cuda { gpu_id: 1 }, must be Cpu, the only device supported";
+        assert_eq!(error.lines().next(), Some(message));
+    }
 }

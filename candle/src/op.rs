@@ -1,9 +1,9 @@
 //! The one custom operation behind both losses: what forward has computed, and the gradient it has saved for backward.
 
 use crate::host::{FLOATS, Rows, wrap};
-use crate::round::Round;
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, WithDType};
 use logit_perturb::cpu::Pass;
+use logit_perturb::data::Element;
 use logit_perturb::half::{bf16, f16};
 use logit_perturb::{MatrixMut, Reduction, Upstream};
 use rayon::prelude::*;
@@ -108,8 +108,8 @@ fn scale(gradient: f64, upstream: f64) -> f64 {
 
 /// A tensor of the numbers `at(0), at(1), ...`, each rounded once.
 fn rounded(dtype: DType, shape: (usize, usize), at: impl Fn(usize) -> f64 + Sync) -> Result<Tensor> {
-    fn of<T: Round>(shape: (usize, usize), at: impl Fn(usize) -> f64 + Sync) -> Result<Tensor> {
-        let numbers: Vec<T> = (0..shape.0 * shape.1).into_par_iter().map(|i| T::round(at(i))).collect();
+    fn of<T: Element + WithDType>(shape: (usize, usize), at: impl Fn(usize) -> f64 + Sync) -> Result<Tensor> {
+        let numbers: Vec<T> = (0..shape.0 * shape.1).into_par_iter().map(|i| Element::round(at(i))).collect();
         Tensor::from_vec(numbers, shape, &Device::Cpu)
     }
     match dtype {

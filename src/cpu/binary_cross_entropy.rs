@@ -107,7 +107,8 @@ pub fn binary_cross_entropy<'a>(
         }
     }
     Ok(BinaryCrossEntropyOutput {
-        loss: total / divisor,
+        // The sum of nothing is -0.
+        loss: 0.0 + total / divisor,
         loss_rows,
         unmasked,
         per_class,
@@ -213,7 +214,8 @@ fn evaluate_row(
         let (l, derivative) = at(class);
         *loss = l;
         if let Some((gradient, factor)) = &mut gradient {
-            gradient[class] = derivative * *factor;
+            // Masked entries stay 0 whatever the upstream gradient.
+            gradient[class] = if derivative == 0.0 { 0.0 } else { derivative * *factor };
         }
     }
     losses

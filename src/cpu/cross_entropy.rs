@@ -354,7 +354,8 @@ impl<'a> Rows<'a> {
             }
         };
         CrossEntropyOutput {
-            loss: by(ce, self.divisors.0) + by(squares, self.divisors.1),
+            // The sum of nothing is -0.
+            loss: 0.0 + by(ce, self.divisors.0) + by(squares, self.divisors.1),
             loss_rows,
             lse: rows.iter().map(|row| row.lse).collect(),
             predictions: rows.iter().map(|row| row.prediction).collect(),

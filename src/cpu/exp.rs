@@ -6,8 +6,8 @@ pub(super) fn exp(x: f64) -> f64 {
     // Adding it rounds to an integer, which then stands in the lowest bits.
     const SHIFT: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
     // ln 2 in two parts; the first has so many zero bits that its products with exponents are exact.
-    const LN2_HIGH: f64 = 0.693_147_180_369_123_816_490;
-    const LN2_LOW: f64 = 1.908_214_929_270_587_700_02e-10;
+    const LN2_HIGH: f64 = 6.931_471_803_691_238e-1;
+    const LN2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     /// 1 / k! from k = 13 down to 2.
     const TAYLOR: [f64; 12] = [
         1.0 / 6_227_020_800.0,

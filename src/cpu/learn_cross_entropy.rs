@@ -322,6 +322,9 @@ impl Class {
                 if learner.step() == Step::UnitL2 && norm > 1e-12 { dot(&g, &adjoint) / (norm * norm) } else { 0.0 };
             let factor = f64::from(self.direction) * learner.alpha() / norm;
             let of_g: Vec<f64> = adjoint.iter().zip(&g).map(|(adjoint, g)| factor * (adjoint - along * g)).collect();
+            // J_i does not see a shift of all columns: relative to the target's, nothing cancels where p nears 1.
+            let of_target = of_g[self.class];
+            let of_g: Vec<f64> = of_g.iter().map(|of_g| of_g - of_target).collect();
             for (p, extra) in p.iter().zip(&mut extra) {
                 let mean = dot(p, &of_g);
                 for (((p, of_g), extra), adjoint) in p.iter().zip(&of_g).zip(extra).zip(&mut adjoint) {

@@ -49,7 +49,7 @@ impl Softmax {
 
 /// The sum of all numbers but `skip`'s.
 pub(super) fn sum_but(values: &[f64], skip: usize) -> f64 {
-    values[..skip].iter().sum::<f64>() + values[skip + 1..].iter().sum::<f64>()
+    values[..skip].iter().chain(&values[skip + 1..]).fold(0.0, |sum, x| sum + x)
 }
 
 /// The largest logit's class, lowest index on ties; -1 for a row with NaN or all -inf.

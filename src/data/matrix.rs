@@ -50,16 +50,22 @@ macro_rules! each_dtype {
     };
 }
 
-/// A type whose values widen exactly to f64.
-trait Widen: Copy {
+/// The types of [`DType`]. Sealed.
+pub trait Element: sealed::Sealed + Copy + Send + Sync {
+    /// The same number in f64.
     fn widen(self) -> f64;
-    /// Rounds to nearest even, once.
+    /// The nearest number of this type, ties to even: rounded once, which `half`'s own conversion from f64 does not promise.
     fn round(value: f64) -> Self;
+}
+
+mod sealed {
+    pub trait Sealed {}
 }
 
 macro_rules! element {
     ($type:ty, $variant:ident, $widen:expr, $round:expr) => {
-        impl Widen for $type {
+        impl sealed::Sealed for $type {}
+        impl Element for $type {
             fn widen(self) -> f64 {
                 ($widen)(self)
             }
@@ -176,7 +182,7 @@ impl FloatsMut<'_> {
     pub(crate) fn write_from(&mut self, values: &[f64]) {
         each_dtype!(self, FloatsMut, data => {
             for (to, &from) in data.iter_mut().zip(values) {
-                *to = Widen::round(from);
+                *to = Element::round(from);
             }
         })
     }
@@ -347,22 +353,25 @@ mod tests {
             .0
     }
 
+    /// Ties of f16 and of bf16, and what lies nearer to one than f32 can tell, on both sides; subnormals; the plain.
     #[test]
     fn halves_are_rounded_once() {
-        let ulp = 2f64.powi(-10);
-        // Just above and below a tie, by less than f32 can hold; the tie itself, to even, both ways.
-        let mut values = vec![1.0 + ulp / 2.0 + 2f64.powi(-50), 1.0 + 1.5 * ulp - 2f64.powi(-50)];
-        values.extend([1.0 + ulp / 2.0, 1.0 + 1.5 * ulp, 3.1e-8, 5.9e-8 + 1e-17, 1e-7, 0.0, 65504.0, 0.1]);
+        let mut values = vec![0.0, 0.1, 65504.0, 3.1e-8, 5.9e-8 + 1e-17, 1e-7, 1e-41, 1e-50];
+        for tie in [1.0 + 2f64.powi(-11), 1.0 + 3.0 * 2f64.powi(-11), 1.0 + 2f64.powi(-8), 1.0 + 3.0 * 2f64.powi(-8)] {
+            for nudge in [0.0, 2f64.powi(-50), -2f64.powi(-50), 2f64.powi(-26), -2f64.powi(-26)] {
+                values.push(tie + nudge);
+            }
+        }
         for value in values.iter().flat_map(|&x| [x, -x]) {
             let sign = if value.is_sign_negative() { 0x8000 } else { 0 };
             let half = (0..0x7c00u16).map(|bits| (bits | sign, f16::from_bits(bits | sign).to_f64()));
-            assert_eq!(<f16 as Widen>::round(value).to_bits(), nearest_by_search(value, half), "f16 of {value:e}");
+            assert_eq!(<f16 as Element>::round(value).to_bits(), nearest_by_search(value, half), "f16 of {value:e}");
             let brain = (0..0x7f80u16).map(|bits| (bits | sign, bf16::from_bits(bits | sign).to_f64()));
-            assert_eq!(<bf16 as Widen>::round(value).to_bits(), nearest_by_search(value, brain), "bf16 of {value:e}");
+            assert_eq!(<bf16 as Element>::round(value).to_bits(), nearest_by_search(value, brain), "bf16 of {value:e}");
         }
-        assert!(<f16 as Widen>::round(f64::NAN).is_nan());
-        assert_eq!(<f16 as Widen>::round(1e9), f16::INFINITY);
-        assert_eq!(<bf16 as Widen>::round(f64::NEG_INFINITY), bf16::NEG_INFINITY);
+        assert!(<f16 as Element>::round(f64::NAN).is_nan());
+        assert_eq!(<f16 as Element>::round(1e9), f16::INFINITY);
+        assert_eq!(<bf16 as Element>::round(f64::NEG_INFINITY), bf16::NEG_INFINITY);
     }
 
     #[test]

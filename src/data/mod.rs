@@ -6,5 +6,7 @@ mod matrix;
 mod targets;
 
 pub use labels::Labels;
-pub use matrix::{DType, Floats, FloatsMut, Matrix, MatrixMut};
+#[cfg(feature = "cuda")]
+pub(crate) use matrix::check_layout;
+pub use matrix::{DType, Element, Floats, FloatsMut, Matrix, MatrixMut};
 pub use targets::{BinaryTargets, Mask};

@@ -140,7 +140,9 @@ impl RebalancedWeights {
         let mut weights = Vec::with_capacity(rows * columns);
         for row in 0..rows {
             targets.read_row(row, mask, &mut t, &mut known)?;
-            let total: f64 = t.iter().zip(&self.inverse).filter(|(t, _)| **t == 1.0).map(|(_, inverse)| inverse).sum();
+            let positives = t.iter().zip(&self.inverse).filter(|(t, _)| **t == 1.0);
+            // Not `sum`, whose sum of nothing is -0: the ratio to it must be +inf.
+            let total = positives.fold(0.0, |total, (_, inverse)| total + inverse);
             weights.extend(self.inverse.iter().map(|inverse| {
                 let excess = inverse / total - self.mu;
                 // A beta of 0 takes the ratio out, an infinite one included.

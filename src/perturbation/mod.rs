@@ -4,13 +4,15 @@ mod binary;
 mod fixed;
 mod isda;
 mod learned;
+mod running_confidence;
 
 pub use binary::{BinaryPerturbation, RebalancedWeights};
 pub use fixed::Perturbation;
 pub use isda::Isda;
 pub use learned::{
-    BinaryLearner, BinaryStep, Bound, GradientSemantics, Learner, MAX_STEPS, NegativeSplit, RunningConfidence, Split,
-    Step,
+    BinaryLearner, BinaryStep, Bound, GradientSemantics, Learner, MAX_STEPS, NegativeSplit, Split, Step,
 };
+
+pub use running_confidence::RunningConfidence;
 
 pub(crate) use learned::steps;
