@@ -67,6 +67,48 @@ pub enum Error {
     /// The CUDA driver, a device or a library of the toolkit is not there, or refused.
     #[error("CUDA is not available: {0}")]
     CudaUnavailable(String),
+    /// The run-time compiler does not know the device's architecture.
+    #[error("{compiler} does not know sm_{architecture}; it knows {known}")]
+    Architecture {
+        /// 90 for sm_90.
+        architecture: i32,
+        /// The compiler and its version.
+        compiler: String,
+        /// What it knows.
+        known: String,
+    },
+    /// A kernel does not compile.
+    #[error("kernel {kernel} does not compile: {log}")]
+    Compile {
+        /// The variant.
+        kernel: String,
+        /// The compiler's words.
+        log: String,
+    },
+    /// The CUDA driver refused; the words are its own.
+    #[error("{action} failed: {reason}")]
+    Driver {
+        /// What was attempted.
+        action: &'static str,
+        /// The driver's error.
+        reason: String,
+    },
+    /// The device has too little memory left.
+    #[error("device memory: {bytes} bytes for {what} cannot be had")]
+    OutOfMemory {
+        /// What for.
+        what: &'static str,
+        /// How much.
+        bytes: usize,
+    },
+    /// What the problem asks for is not on this backend.
+    #[error("{what} is not supported by the {backend} backend")]
+    Unsupported {
+        /// The option.
+        what: String,
+        /// The backend.
+        backend: &'static str,
+    },
 }
 
 impl Error {

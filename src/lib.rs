@@ -32,6 +32,8 @@ pub mod cpu;
 pub mod cuda;
 pub mod data;
 mod error;
+#[doc(hidden)]
+pub mod kernel;
 pub mod loss;
 pub mod perturbation;
 
@@ -47,3 +49,7 @@ pub use perturbation::{
 #[cfg(feature = "cuda")]
 pub use cudarc;
 pub use half;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

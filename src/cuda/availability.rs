@@ -49,7 +49,7 @@ pub fn devices() -> Result<Vec<Device>> {
 }
 
 /// Opens the driver and initialises it. cudarc panics where the library is missing, so it is asked only after this succeeded.
-fn probe_driver() -> Result<()> {
+pub(super) fn probe_driver() -> Result<()> {
     let unavailable = |reason: String| Error::CudaUnavailable(reason);
     let names = if cfg!(windows) { ["nvcuda.dll"].as_slice() } else { ["libcuda.so.1", "libcuda.so"].as_slice() };
     // SAFETY: loading the driver runs its initialisers, which is what every CUDA program does.

@@ -1,0 +1,107 @@
+//! What an enqueue takes: views of device memory that say their shape.
+
+use crate::data::check_layout;
+use crate::error::{Error, Result};
+use cudarc::driver::{CudaView, CudaViewMut};
+
+/// Logits on the device: `rows` rows of `columns`, `stride` elements apart.
+#[derive(Debug)]
+pub struct DeviceMatrix<'a, T> {
+    pub(super) data: CudaView<'a, T>,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) stride: usize,
+}
+
+/// The mutable twin of [`DeviceMatrix`]. What lies between a row's end and the next row's start is never written.
+#[derive(Debug)]
+pub struct DeviceMatrixMut<'a, T> {
+    pub(super) data: CudaViewMut<'a, T>,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) stride: usize,
+}
+
+impl<'a, T> DeviceMatrix<'a, T> {
+    /// A matrix whose rows start `stride` elements apart; `stride = columns` for a dense one.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `columns` is 0, `stride < columns`, or the last row does not fit.
+    pub fn new(data: CudaView<'a, T>, rows: usize, columns: usize, stride: usize) -> Result<Self> {
+        check_layout("matrix", data.len(), rows, columns, stride)?;
+        Ok(Self { data, rows, columns, stride })
+    }
+}
+
+impl<'a, T> DeviceMatrixMut<'a, T> {
+    /// A matrix whose rows start `stride` elements apart; `stride = columns` for a dense one.
+    ///
+    /// # Errors
+    /// As [`DeviceMatrix::new`].
+    pub fn new(data: CudaViewMut<'a, T>, rows: usize, columns: usize, stride: usize) -> Result<Self> {
+        check_layout("matrix", data.len(), rows, columns, stride)?;
+        Ok(Self { data, rows, columns, stride })
+    }
+}
+
+/// What is computed, and into which device memory; the twin of [`cpu::Pass`](crate::cpu::Pass).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DevicePass<'a, T> {
+    /// The loss only.
+    Forward(DeviceMatrix<'a, T>),
+    /// Loss and gradient, the gradient into another matrix of the same shape.
+    Into {
+        /// Logits `[N, C]`.
+        logits: DeviceMatrix<'a, T>,
+        /// Gradient `[N, C]`, written whole.
+        gradient: DeviceMatrixMut<'a, T>,
+    },
+    /// Loss and gradient, the gradient in place of the logits.
+    InPlace(DeviceMatrixMut<'a, T>),
+}
+
+impl<T> DevicePass<'_, T> {
+    /// `(N, C)`, once logits and gradient agree.
+    pub(super) fn shape(&self) -> Result<(usize, usize)> {
+        match self {
+            DevicePass::Forward(logits) => Ok((logits.rows, logits.columns)),
+            DevicePass::InPlace(logits) => Ok((logits.rows, logits.columns)),
+            DevicePass::Into { logits, gradient } => {
+                if gradient.rows != logits.rows {
+                    return Err(Error::shape("gradient", "rows", gradient.rows, logits.rows));
+                }
+                if gradient.columns != logits.columns {
+                    return Err(Error::shape("gradient", "columns", gradient.columns, logits.columns));
+                }
+                Ok((logits.rows, logits.columns))
+            }
+        }
+    }
+}
+
+/// Class labels `[N]` on the device.
+#[derive(Debug)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum DeviceLabels<'a> {
+    I32(CudaView<'a, i32>),
+    I64(CudaView<'a, i64>),
+    U32(CudaView<'a, u32>),
+}
+
+impl DeviceLabels<'_> {
+    /// How many labels there are.
+    pub fn len(&self) -> usize {
+        match self {
+            DeviceLabels::I32(labels) => labels.len(),
+            DeviceLabels::I64(labels) => labels.len(),
+            DeviceLabels::U32(labels) => labels.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

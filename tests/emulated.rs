@@ -1,0 +1,365 @@
+//! The kernels on the emulated device, against the f64 reference, at the accuracy of SPEC 6: every regime, label type, reduction, place of the
+//! gradient and alignment on batches of at most 64 rows, under limits small enough that every loop takes a second turn. What the kernels move
+//! is counted element by element.
+
+use logit_perturb::cpu::{self, CrossEntropyBatch, Pass};
+use logit_perturb::kernel::{Limits, Regime};
+use logit_perturb::{CrossEntropy, Labels, Matrix, MatrixMut, Perturbation, Reduction};
+use logit_perturb_emulator::{Batch, Emulator, Gradient, Operation, Options, Outcome, Rows};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// Two multiprocessors, one block each, 2 KB for a tile: at most two blocks in flight, tiles of few rows.
+const TINY: Limits = Limits {
+    multiprocessors: 2,
+    shared_memory: 4096,
+    resident_threads: 128,
+    resident_blocks: 1,
+    block_threads: 128,
+    labels_in_block: 40,
+};
+
+/// A regime is reached by these row lengths: tile, warp, block and two reads, with lengths at and beside multiples of the vector and the warp.
+const LENGTHS: [usize; 16] = [1, 2, 3, 10, 31, 33, 64, 65, 127, 128, 130, 700, 1024, 1030, 4093, 4200];
+
+struct Case {
+    classes: usize,
+    logits: Vec<f32>,
+    labels: Vec<i64>,
+    problem: CrossEntropy,
+    rows: Rows,
+    gradient: Gradient,
+    upstream: f64,
+}
+
+impl Case {
+    fn random(classes: usize, rows: usize, seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let logits = (0..rows * classes).map(|_| rng.random_range(-8.0..8.0)).collect();
+        let labels = (0..rows).map(|_| rng.random_range(0..classes as i64)).collect();
+        let at = Rows { stride: classes, offset: 0 };
+        Self {
+            classes,
+            logits,
+            labels,
+            problem: CrossEntropy::default(),
+            rows: at,
+            gradient: Gradient::Into(at),
+            upstream: 1.0,
+        }
+    }
+
+    fn run_as(&self, options: Options, labels: Labels<'_>) -> Outcome {
+        let mut emulator = Emulator::new(options);
+        let batch = Batch {
+            logits: &self.logits,
+            classes: self.classes,
+            labels,
+            rows: self.rows,
+            gradient: self.gradient,
+            upstream: self.upstream,
+            limits: TINY,
+        };
+        let operation = Operation::new(&mut emulator, &self.problem, &batch);
+        operation.run(&mut emulator).unwrap_or_else(|faults| panic!("{} classes: {faults:?}", self.classes))
+    }
+
+    fn run(&self, seed: u64) -> Outcome {
+        self.run_as(Options { seed, ..Options::default() }, Labels::I64(&self.labels))
+    }
+
+    /// Compares an outcome with the reference; `labels` as the reference is to see them.
+    fn compare(&self, outcome: &Outcome, labels: &[i64]) {
+        let (n, c) = (labels.len(), self.classes);
+        let what = format!("{n} x {c}, {:?}, {:?}, {}", self.rows, self.gradient, outcome.plan);
+        let mut gradient = vec![0.0f64; n * c];
+        let logits = Matrix::new(&self.logits, n, c).unwrap();
+        let pass = Pass::Into { logits, gradient: MatrixMut::new(&mut gradient, n, c).unwrap() };
+        let upstream = logit_perturb::Upstream::Scalar(self.upstream);
+        let batch = CrossEntropyBatch::labels(labels).upstream(upstream);
+        let expected = cpu::cross_entropy(&self.problem, pass, batch).unwrap();
+        let scale = self.problem.scale().at(0);
+        let delta = |k: usize| match self.problem.perturbation() {
+            Perturbation::Shared(delta) => delta[k],
+            _ => 0.0,
+        };
+        let v = |i: usize, k: usize| scale * (f64::from(self.logits[i * c + k]) + delta(k));
+        let stretch = |i: usize| (0..c).map(|k| v(i, k).abs()).filter(|v| v.is_finite()).fold(50.0, f64::max) / 50.0;
+        let divisor = match self.problem.reduction() {
+            Reduction::Mean => expected.valid as f64,
+            Reduction::Divisor(divisor) => divisor,
+            _ => 1.0,
+        };
+        let near = |name: &str, i: usize, actual: f32, expected: f64, tolerance: f64| {
+            let actual = f64::from(actual);
+            let same = actual == expected || actual.is_nan() && expected.is_nan();
+            assert!(
+                same || (actual - expected).abs() <= tolerance,
+                "{what}: {name} [{i}] {actual}, expected {expected}"
+            );
+        };
+        let loss_tolerance = |x: f64, a: f64| (4e-6 * x.abs() + 1e-7) * a;
+        let a = (0..n).map(stretch).fold(1.0, f64::max);
+        near("loss", 0, outcome.loss, expected.loss, loss_tolerance(expected.loss, a));
+        for i in 0..n {
+            near(
+                "loss_rows",
+                i,
+                outcome.loss_rows[i],
+                expected.loss_rows[i],
+                loss_tolerance(expected.loss_rows[i], stretch(i)),
+            );
+            near("lse", i, outcome.lse[i], expected.lse[i], loss_tolerance(expected.lse[i], stretch(i)));
+        }
+        for (i, &actual) in outcome.gradient.iter().enumerate() {
+            let tolerance = 1e-6 * self.upstream.abs() * stretch(i / c) * scale / divisor;
+            near("gradient", i, actual, gradient[i], tolerance);
+        }
+    }
+}
+
+/// The regime that a row length is planned into.
+fn regimes(outcomes: &[Outcome]) -> Vec<Regime> {
+    let mut regimes: Vec<Regime> = outcomes.iter().map(|outcome| outcome.plan.regime()).collect();
+    regimes.sort();
+    regimes.dedup();
+    regimes
+}
+
+#[test]
+fn every_regime_alignment_and_place_agrees_with_the_reference() {
+    let mut outcomes = Vec::new();
+    for (seed, c) in LENGTHS.into_iter().enumerate() {
+        for (stride, offset) in
+            [(c, 0), (c.next_multiple_of(4), 0), (c + 1, 0), (c.next_multiple_of(4) + 4, 1), (c + 3, 2)]
+        {
+            let at = Rows { stride, offset };
+            for gradient in [
+                Gradient::None,
+                Gradient::InPlace,
+                Gradient::Into(at),
+                Gradient::Into(Rows { stride: c + 5, offset: 3 }),
+            ] {
+                let rows = if c > 1000 { 3 } else { 11 };
+                let mut case = Case { rows: at, gradient, ..Case::random(c, rows, seed as u64) };
+                case.labels[1] = -100;
+                let outcome = case.run(seed as u64);
+                case.compare(&outcome, &case.labels);
+                outcomes.push(outcome);
+            }
+        }
+    }
+    assert_eq!(regimes(&outcomes), [Regime::Tile, Regime::Warp, Regime::Block, Regime::TwoRead]);
+    println!("{} batches", outcomes.len());
+}
+
+/// Each logit read once and each gradient written once; twice read where the row fits nowhere.
+#[test]
+fn every_element_moves_as_often_as_it_must() {
+    for c in LENGTHS {
+        for fused in [true, false] {
+            let at = Rows { stride: c + 2, offset: 1 };
+            let gradient = if fused { Gradient::Into(at) } else { Gradient::None };
+            let outcome = Case { rows: at, gradient, ..Case::random(c, 5, 1) }.run(2);
+            let reads = if outcome.plan.regime() == Regime::TwoRead && fused { 2 } else { 1 };
+            assert!(outcome.logits_traffic.reads.iter().all(|&n| n == reads), "{c} classes: {}", outcome.plan);
+            assert!(outcome.logits_traffic.writes.iter().all(|&n| n == 0));
+            if let Some(traffic) = outcome.gradient_traffic {
+                assert!(traffic.writes.iter().all(|&n| n == 1) && traffic.reads.iter().all(|&n| n == 0), "{c} classes");
+            }
+        }
+    }
+}
+
+/// Aligned rows move no sector that they do not fill.
+#[test]
+fn aligned_rows_move_no_excess_sectors() {
+    for c in [8, 16, 32, 64, 128, 256, 1024, 2048, 4096, 4224] {
+        let outcome = Case::random(c, 6, 1).run(3);
+        let (read, written) = (outcome.logits_traffic.read_sectors, outcome.gradient_traffic.unwrap().write_sectors);
+        let reads = if outcome.plan.regime() == Regime::TwoRead { 2 } else { 1 };
+        assert_eq!(read.moved, reads * read.distinct, "{c} classes: {}: {read:?}", outcome.plan);
+        assert_eq!(written.moved, written.distinct, "{c} classes: {}: {written:?}", outcome.plan);
+    }
+}
+
+#[test]
+fn reductions_scales_perturbations_and_upstream_gradients_agree_with_the_reference() {
+    for c in [10, 100, 700, 4200] {
+        for (index, reduction) in
+            [Reduction::Mean, Reduction::Sum, Reduction::None, Reduction::Divisor(7.5)].into_iter().enumerate()
+        {
+            let mut case = Case::random(c, 7, index as u64);
+            let delta = (0..c).map(|k| (k as f64 * 0.37).sin() * 2.0).map(|x| f64::from(x as f32)).collect();
+            let problem =
+                CrossEntropy::builder().reduction(reduction).scale(1.5).perturbation(Perturbation::Shared(delta));
+            (case.problem, case.upstream, case.labels[3]) = (problem.build().unwrap(), -2.5, -100);
+            case.compare(&case.run(index as u64), &case.labels);
+        }
+    }
+}
+
+#[test]
+fn label_types_agree_and_each_takes_its_own_ignore_index() {
+    for c in [10, 100, 4200] {
+        let mut case = Case::random(c, 9, 5);
+        case.problem = CrossEntropy::builder().ignore_index(3).build().unwrap();
+        case.labels[4] = 3;
+        let i32s: Vec<i32> = case.labels.iter().map(|&label| label as i32).collect();
+        let u32s: Vec<u32> = case.labels.iter().map(|&label| label as u32).collect();
+        let outcome = case.run(1);
+        case.compare(&outcome, &case.labels);
+        for labels in [Labels::I32(&i32s), Labels::U32(&u32s)] {
+            let other = case.run_as(Options::default(), labels);
+            assert_eq!((other.loss.to_bits(), &other.gradient), (outcome.loss.to_bits(), &outcome.gradient));
+        }
+    }
+}
+
+/// A bad label's row counts as ignored; how many there are, and the first with its label, is on the device until it is read.
+#[test]
+fn bad_labels_are_recorded_and_kept_until_read() {
+    for rows in [9, 60] {
+        for c in [10, 100, 700, 4200] {
+            if c > 100 && rows > 9 {
+                continue;
+            }
+            let mut case = Case::random(c, rows, 5);
+            (case.labels[2], case.labels[7]) = (c as i64, -7);
+            let mut emulator = Emulator::new(Options::default());
+            let batch = Batch {
+                logits: &case.logits,
+                classes: c,
+                labels: Labels::I64(&case.labels),
+                rows: case.rows,
+                gradient: case.gradient,
+                upstream: 1.0,
+                limits: TINY,
+            };
+            let operation = Operation::new(&mut emulator, &case.problem, &batch);
+            let outcome = operation.run(&mut emulator).unwrap();
+            let seen: Vec<i64> =
+                case.labels.iter().map(|&y| if (0..c as i64).contains(&y) { y } else { -100 }).collect();
+            case.compare(&outcome, &seen);
+            let word =
+                |outcome: &Outcome| (outcome.error.bad_labels, outcome.error.first_row, outcome.error.first_label);
+            assert_eq!(word(&outcome), (2, 2, c as i64), "{rows} x {c}");
+            // A replay with another bad label adds to the count and keeps the first record; a good one changes nothing.
+            let mut labels = seen.clone();
+            labels[0] = -5;
+            operation.set_labels(&mut emulator, &labels);
+            assert_eq!(word(&operation.run(&mut emulator).unwrap()), (3, 2, c as i64));
+            operation.set_labels(&mut emulator, &seen);
+            let outcome = operation.run(&mut emulator).unwrap();
+            assert_eq!(word(&outcome), (3, 2, c as i64));
+            case.compare(&outcome, &seen);
+            // All ignored, then good again.
+            operation.set_labels(&mut emulator, &vec![-100; rows]);
+            let outcome = operation.run(&mut emulator).unwrap();
+            assert_eq!(outcome.loss, 0.0);
+            assert!(outcome.gradient.iter().all(|&g| g == 0.0));
+            operation.set_labels(&mut emulator, &seen);
+            case.compare(&operation.run(&mut emulator).unwrap(), &seen);
+        }
+    }
+}
+
+#[test]
+fn batches_of_no_row_have_loss_0() {
+    for c in [10, 100, 700, 4200] {
+        let case = Case::random(c, 0, 1);
+        assert_eq!(case.run(1).loss.to_bits(), 0f32.to_bits());
+    }
+}
+
+/// What is not finite stays in its row; -inf is a masked class.
+#[test]
+fn values_that_are_not_finite_stay_in_their_rows() {
+    const INF: f32 = f32::INFINITY;
+    for c in [10, 65, 130, 700, 4200] {
+        for (value, at) in [(f32::NAN, 3), (f32::NAN, 0), (INF, 3), (-INF, 3), (-INF, 0), (1e4, 2), (-1e4, 0)] {
+            let mut case = Case::random(c, 6, 11);
+            case.labels = vec![0, 1, 2, 3, 4, 0];
+            // Row 3 has it at its label or beside it; the ignored row 4 has it everywhere.
+            case.logits[3 * c + at] = value;
+            case.labels[4] = -100;
+            case.logits[4 * c..5 * c].fill(f32::NAN);
+            case.compare(&case.run(1), &case.labels);
+        }
+        let mut masked = Case::random(c, 3, 12);
+        masked.logits[c..2 * c].fill(-INF);
+        // A run of -inf that covers whole threads and warps, and all but the label.
+        masked.logits[c / 3..c].fill(-INF);
+        masked.labels[0] = 0;
+        masked.logits[2 * c..3 * c].fill(-INF);
+        masked.logits[2 * c + 1] = 0.5;
+        masked.labels[2] = 1;
+        masked.compare(&masked.run(2), &masked.labels);
+    }
+}
+
+/// The gradient of a label whose probability is nearly 1 is minus the sum of the others, to f32's relative accuracy.
+#[test]
+fn confident_rows_keep_their_gradient() {
+    for c in [10, 100, 700, 4200] {
+        let mut case = Case::random(c, 1, 3);
+        case.logits.iter_mut().for_each(|x| *x = x.clamp(-1.0, 1.0));
+        (case.logits[5], case.labels[0]) = (40.0, 5);
+        let outcome = case.run(1);
+        let others: f64 = (0..c).filter(|&k| k != 5).map(|k| (f64::from(case.logits[k]) - 40.0).exp()).sum();
+        let relative = |actual: f32, expected: f64| (f64::from(actual) / expected - 1.0).abs();
+        assert!(relative(outcome.gradient[5], -others) < 3e-5, "{c}: {} for {others}", outcome.gradient[5]);
+        assert!(relative(outcome.loss_rows[0], others) < 3e-5, "{c}: {} for {others}", outcome.loss_rows[0]);
+    }
+}
+
+/// The same bits for every order of threads and blocks, and whether stores come early or late.
+#[test]
+fn results_do_not_depend_on_the_schedule() {
+    for (c, rows) in [(10, 45), (100, 10), (700, 5), (4200, 4)] {
+        let case = Case { gradient: Gradient::InPlace, ..Case::random(c, rows, 9) };
+        let bits = |outcome: &Outcome| -> Vec<u32> {
+            let numbers = [outcome.loss].into_iter().chain(outcome.loss_rows.clone()).chain(outcome.gradient.clone());
+            numbers.map(f32::to_bits).collect()
+        };
+        let expected = bits(&case.run(0));
+        for seed in 1..12 {
+            for resident_blocks in [1, 2, 64] {
+                let options = Options { seed, resident_blocks, store_buffer: seed % 2 == 0, ..Options::default() };
+                let outcome = case.run_as(options, Labels::I64(&case.labels));
+                assert_eq!(bits(&outcome), expected, "{c} classes, seed {seed}, {resident_blocks} blocks resident");
+            }
+        }
+    }
+}
+
+/// Rows far apart: offsets need 64 bits.
+#[test]
+fn rows_beyond_two_to_the_31_elements_are_found() {
+    for c in [10, 100, 700, 4200] {
+        let at = Rows { stride: 1 << 31, offset: 0 };
+        for gradient in [Gradient::InPlace, Gradient::Into(at)] {
+            let case = Case { rows: at, gradient, ..Case::random(c, 3, 4) };
+            case.compare(&case.run(5), &case.labels);
+        }
+    }
+}
+
+/// A row's numbers do not depend on the rows around it, given divisor and alignment.
+#[test]
+fn a_row_does_not_depend_on_the_others() {
+    for c in [12, 100, 700, 4200] {
+        let mut case = Case::random(c, 6, 4);
+        case.problem = CrossEntropy::builder().reduction(Reduction::Sum).build().unwrap();
+        let all = case.run(1);
+        let single = Case {
+            logits: case.logits[4 * c..5 * c].to_vec(),
+            labels: vec![case.labels[4]],
+            problem: case.problem.clone(),
+            ..Case::random(c, 1, 4)
+        };
+        let alone = single.run(2);
+        assert_eq!(all.loss_rows[4].to_bits(), alone.loss_rows[0].to_bits(), "{c} classes");
+        assert_eq!(all.gradient[4 * c..5 * c], alone.gradient, "{c} classes");
+    }
+}
