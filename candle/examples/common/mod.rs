@@ -1,7 +1,6 @@
-//! What both examples share: data files, the model and its training, the runs over seeds, and how results are shown.
+//! What both examples share: the model and its training, the runs over seeds, and how results are shown.
 
 pub mod chart;
-pub mod data;
 pub mod model;
 pub mod report;
 pub mod runs;

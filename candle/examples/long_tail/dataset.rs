@@ -1,10 +1,10 @@
 //! The two data sets and the long-tailed splits that are drawn from them.
 
-use crate::common::{data, training::Samples};
-use crate::idx::Idx;
+use crate::common::training::Samples;
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use clap::ValueEnum;
+use logit_perturb_data::{self as data, Idx};
 use rand::Rng;
 use rand::seq::SliceRandom;
 

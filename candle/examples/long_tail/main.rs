@@ -7,13 +7,11 @@
 mod common;
 mod dataset;
 mod experiment;
-mod idx;
 mod method;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use common::chart::{Chart, Series};
-use common::data;
 use common::report::{against, table};
 use common::runs::run_all;
 use common::statistics::{Summary, mean};
@@ -80,7 +78,7 @@ fn main() -> Result<()> {
     print_table(&options.methods, &recalls);
     println!("trained in {:.1} s", start.elapsed().as_secs_f64());
 
-    let default = || data::workspace().join(format!("target/long_tail-{}.svg", recipe.name));
+    let default = || logit_perturb_data::workspace().join(format!("target/long_tail-{}.svg", recipe.name));
     let path = options.out.unwrap_or_else(default);
     chart(&recipe, options.seeds, &options.methods, &recalls).save(&path)?;
     println!("chart: {}", path.display());

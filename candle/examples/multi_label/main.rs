@@ -12,7 +12,6 @@ mod yeast;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use common::chart::{Chart, Series};
-use common::data;
 use common::report::{against, table};
 use common::runs::run_all;
 use common::statistics::{Summary, mean};
@@ -72,7 +71,7 @@ fn main() -> Result<()> {
     print_table(&options.methods, &scores);
     println!("trained in {:.1} s", start.elapsed().as_secs_f64());
 
-    let path = options.out.unwrap_or_else(|| data::workspace().join("target/multi_label-yeast.svg"));
+    let path = options.out.unwrap_or_else(|| logit_perturb_data::workspace().join("target/multi_label-yeast.svg"));
     chart(&experiment.yeast, options.seeds, &options.methods, &scores).save(&path)?;
     println!("chart: {}", path.display());
     Ok(())

@@ -1,8 +1,9 @@
 //! The yeast data: gene features and 14 functions a gene may have several of.
 
-use crate::common::{data, statistics::mean, training::Samples};
+use crate::common::{statistics::mean, training::Samples};
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
+use logit_perturb_data as data;
 use rand::Rng;
 use rand::seq::SliceRandom;
 

@@ -32,6 +32,7 @@ DEVICE u32 grid_blocks() { return emulator::self->blocks; }
 // The accesses themselves are executed here, in code that the sanitizers instrument. What must not be read is read as NaN, of every
 // width.
 template <class T> DEVICE T emulated_load(const T* from, emulator::Access access, emulator::Site site) {
+    static_assert(sizeof(T) <= 16 && (sizeof(T) & (sizeof(T) - 1)) == 0, "one access, aligned to its size");
     T x;
     if (emulator::admit(from, sizeof(T), access, site)) {
         x = *from;
@@ -42,6 +43,7 @@ template <class T> DEVICE T emulated_load(const T* from, emulator::Access access
     return x;
 }
 template <class T> DEVICE void emulated_store(T* to, const T& x, emulator::Access access, emulator::Site site) {
+    static_assert(sizeof(T) <= 16 && (sizeof(T) & (sizeof(T) - 1)) == 0, "one access, aligned to its size");
     if (emulator::admit(to, sizeof(T), access, site) && !emulator::defer(to, &x, sizeof(T), access)) *to = x;
 }
 // Memory is changed at once, whatever stores are still on their way.

@@ -1,5 +1,5 @@
-// Replays launches that src/record.rs wrote, each in a process of its own, compiled with a sanitizer. What a launch leaves in memory must be
-// what it left when it was recorded.
+// Replays launches that src/record.rs wrote, each in a process of its own, compiled with a sanitizer. What a launch leaves in memory must
+// be what it left when it was recorded.
 #include "launch.hpp"
 #include <algorithm>
 #include <cstdio>
@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <vector>
-#ifdef __SANITIZE_ADDRESS__
+#ifdef EMULATOR_ASAN
 #include <sanitizer/asan_interface.h>
 #else
 #define ASAN_POISON_MEMORY_REGION(from, bytes) static_cast<void>(0)

@@ -5,11 +5,11 @@
 #include <cstdlib>
 #include <sys/mman.h>
 
-#ifdef __SANITIZE_ADDRESS__
+// Macros of ours: the runtime is not instrumented under the thread sanitizer, and compilers differ in what they define.
+#ifdef EMULATOR_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
-// This file itself is not instrumented under the thread sanitizer, hence a macro of ours.
 #ifdef EMULATOR_TSAN
 #include <sanitizer/tsan_interface.h>
 #endif
@@ -19,7 +19,7 @@ namespace emulator {
 namespace {
 
 constexpr size_t GUARD = 4096;
-#if defined(__SANITIZE_ADDRESS__) || defined(EMULATOR_TSAN)
+#if defined(EMULATOR_ASAN) || defined(EMULATOR_TSAN)
 constexpr size_t STACK = 256 * 1024;
 #else
 constexpr size_t STACK = 64 * 1024;
@@ -62,13 +62,11 @@ struct StackPool {
 
 static thread_local StackPool pool;
 
-size_t Stack::size() { return STACK; }
-
 Stack Stack::take() {
     if (pool.free.empty()) pool.grow();
     const Stack stack = pool.free.back();
     pool.free.pop_back();
-#ifdef __SANITIZE_ADDRESS__
+#ifdef EMULATOR_ASAN
     // An abandoned fiber leaves its frames' red zones behind.
     __asan_unpoison_memory_region(stack.bottom_, STACK);
 #endif
@@ -146,7 +144,7 @@ Fiber::~Fiber() {
 
 void Fiber::switch_to(Fiber& other) {
     leaving = this;
-#ifdef __SANITIZE_ADDRESS__
+#ifdef EMULATOR_ASAN
     __sanitizer_start_switch_fiber(&fake_stack_, other.bottom_, other.size_);
 #endif
 #ifdef EMULATOR_TSAN
@@ -162,7 +160,7 @@ void Fiber::switch_to(Fiber& other) {
 }
 
 void Fiber::arrive() {
-#ifdef __SANITIZE_ADDRESS__
+#ifdef EMULATOR_ASAN
     __sanitizer_finish_switch_fiber(fake_stack_, &leaving->bottom_, &leaving->size_);
 #endif
 }

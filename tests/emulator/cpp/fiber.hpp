@@ -2,8 +2,11 @@
 #pragma once
 #include <cstddef>
 #include <vector>
-#if !defined(__x86_64__) || defined(EMULATOR_UCONTEXT)
+// The context switch is written for one architecture; elsewhere the C library's does, at a system call a switch.
+#if !defined(__x86_64__) && !defined(EMULATOR_UCONTEXT)
 #define EMULATOR_UCONTEXT
+#endif
+#ifdef EMULATOR_UCONTEXT
 #include <ucontext.h>
 #endif
 
@@ -15,7 +18,6 @@ class Stack {
     static Stack take();
     void give_back();
     char* bottom() const { return bottom_; }
-    static size_t size();
 
   private:
     friend struct StackPool;

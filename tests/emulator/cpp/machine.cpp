@@ -58,6 +58,8 @@ void Launch::run() {
             waiting.pop_back();
         }
         if (resident_ == 0) break;
+        // Stores arrive some day, those of ended blocks too.
+        if (buffers_stores() && random.one_in(512)) blocks_[random.below(blocks_.size())]->stores.drain_some(random);
         Thread* const next = pick();
         if (next) resume(*next);
         if (!next || outcome_.steps >= options.most_steps) {

@@ -1,6 +1,6 @@
 // Shared memory: where arrays lie, and what is written around and into them.
 #include "shared_memory.hpp"
-#ifdef __SANITIZE_ADDRESS__
+#ifdef EMULATOR_ASAN
 #include <sanitizer/asan_interface.h>
 #else
 #define ASAN_POISON_MEMORY_REGION(from, bytes) static_cast<void>(0)
@@ -66,7 +66,7 @@ unsigned char* SharedMemory::take(const void* declaration, unsigned bytes) {
 bool SharedMemory::finish() {
     bool intact = true;
     for (const Array& array : arrays_) {
-#ifndef __SANITIZE_ADDRESS__
+#ifndef EMULATOR_ASAN
         // Behind an array, and before the first.
         intact = intact && is_poisoned(array.data - MARGIN, MARGIN) && is_poisoned(array.data + array.bytes, MARGIN);
 #endif

@@ -1,5 +1,5 @@
-//! The CUDA execution model on the CPU: the kernels of `logit-perturb` as they are, compiled by the host's C++ compiler, run under a seeded
-//! random scheduler.
+//! The CUDA execution model on the CPU: the kernels of `logit-perturb` as they are, compiled by the host's C++ compiler, run under a
+//! seeded random scheduler.
 //!
 //! - **Threads** are fibers. Barriers, shuffles, fences, atomics and some accesses hand over to a thread that the seed chooses. A barrier or
 //!   shuffle to which some never come, and threads that wait for ever, are faults with the line they happened at.
@@ -9,8 +9,8 @@
 //!   watched: by element, and in 32-byte sectors a warp. A faulty access is reported and not executed.
 //! - **The approximate exponential** is off by up to two units in the last place.
 //!
-//! Plain C++ accesses (shared memory, locals) are the compiler's: the sanitizers check those, in `scripts/sanitize.sh`, which replays launches
-//! that were recorded ([`Options::record`]). Early loads, the caches' staleness and time are not modelled.
+//! Plain C++ accesses (shared memory, locals) are the compiler's: the sanitizers check those, in `scripts/sanitize.sh`, which replays
+//! launches that were recorded ([`Options::record`]). Early loads, the caches' staleness and time are not modelled.
 //!
 //! ```
 //! use bytemuck::bytes_of;

@@ -5,9 +5,7 @@ use crate::fault::Faults;
 use crate::memory::{Buffer, Layout};
 use crate::report::{Report, Traffic};
 use bytemuck::bytes_of;
-use logit_perturb::kernel::{
-    Addresses, ErrorWord, LabelType, Limits, Plan, Sequence, Shape, Variant, WorkspaceSizes,
-};
+use logit_perturb::kernel::{Addresses, ErrorWord, LabelType, Limits, Plan, Sequence, Shape, Variant, WorkspaceSizes};
 use logit_perturb::{CrossEntropy, Labels, Perturbation};
 
 /// Where rows lie: elements from one to the next, and how far the first lies behind a 16-byte boundary.
@@ -97,7 +95,8 @@ impl Operation {
     pub fn new(emulator: &mut Emulator, problem: &CrossEntropy, batch: &Batch<'_>) -> Self {
         let rows = batch.labels.len();
         let memory = &mut emulator.memory;
-        let layout = |rows_at: Rows| Layout::dense(rows.max(1), batch.classes).stride(rows_at.stride).offset(rows_at.offset);
+        let layout =
+            |rows_at: Rows| Layout::dense(rows.max(1), batch.classes).stride(rows_at.stride).offset(rows_at.offset);
         let logits = match rows {
             0 => memory.poisoned_rows(layout(batch.rows)),
             _ => memory.upload_rows(batch.logits, layout(batch.rows)),
@@ -135,7 +134,7 @@ impl Operation {
             }
             _ => 0,
         };
-        let aligned = logits.address() % 16 == 0 && batch.rows.stride % 4 == 0;
+        let aligned = logits.address().is_multiple_of(16) && batch.rows.stride.is_multiple_of(4);
         let plan = Plan::new(batch.classes, aligned, batch.gradient != Gradient::None, batch.limits);
         let sizes = WorkspaceSizes::of([&plan], rows);
         let outputs = [rows.max(1), rows.max(1), 1].map(|length| memory.poisoned::<f32>(length));

@@ -130,7 +130,6 @@ KERNEL(blocks_in_turn, ToyArgs) {
     store(args.out + block_index(), load(args.in + block_index()));
     device_fence();
     store(args.flag, static_cast<u64>(block_index() + 1));
-    device_fence();
 }
 
 KERNEL(write_past_shared, ToyArgs) {

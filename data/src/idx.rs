@@ -1,7 +1,6 @@
 //! MNIST's IDX format, gzipped: two zero bytes, the type (8: unsigned byte), the number of dimensions, each dimension as a big-endian
 //! u32, then the values in row-major order.
 
-use crate::common::data;
 use anyhow::{Context, Result, ensure};
 use std::io::Read;
 use std::path::Path;
@@ -11,15 +10,20 @@ const UNSIGNED_BYTE: u8 = 8;
 /// Bytes and their shape.
 #[derive(Debug, PartialEq)]
 pub struct Idx {
+    /// Sizes of the dimensions.
     pub shape: Vec<usize>,
+    /// The values, row-major.
     pub values: Vec<u8>,
 }
 
 impl Idx {
     /// Reads a file.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or is damaged; the message names it.
     pub fn read(path: &Path) -> Result<Self> {
         let mut bytes = Vec::new();
-        let read = data::open(path)?.read_to_end(&mut bytes).map_err(anyhow::Error::from);
+        let read = crate::open(path)?.read_to_end(&mut bytes).map_err(anyhow::Error::from);
         read.and_then(|_| Self::parse(&bytes)).with_context(|| format!("{} is damaged", path.display()))
     }
 
