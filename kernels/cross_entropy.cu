@@ -167,6 +167,8 @@ KERNEL(cross_entropy, CrossEntropyArgs) {
 #endif
             store_row(args, row, softmax);
         }
+        // Its barrier also stands between what threads computed by rows and what they copy out, or load next, by places. No other is
+        // needed after the copy: a thread loads the next tile into the very places that it copied out of.
         const double sum = block_reduce(loss, 0.0, Sum(), scratch + turn * MOST_WARPS);
         turn ^= 1;
         if (thread_index() == 0) store(args.partials + tile, sum);
@@ -177,8 +179,6 @@ KERNEL(cross_entropy, CrossEntropyArgs) {
                          tile_data[place.row * pitch + place.column]);
         }
 #endif
-        // The next tile is not to overwrite what a slower thread still copies out.
-        block_barrier();
     }
     finish(args, tiles, divisor, flag, scratch + turn * MOST_WARPS);
 }
@@ -350,7 +350,7 @@ DEVICE void write_row(const CrossEntropyArgs& args, const Row& row, const Readin
     const Gradient gradient(softmax, outer);
     FOR_SLOTS(args, reading.shift, j, slot) {
         const i32 first = first_column(slot, reading.shift);
-        float4v g;
+        float4v g = {};
         if (row.label >= 0) {
 #if REGIME == TWO_READ
             g = exp_slot(read_slot(args, reading, slot), softmax.max);

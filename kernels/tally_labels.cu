@@ -17,14 +17,12 @@ struct TallyArgs {
 static_assert(sizeof(TallyArgs) == 72, "as in src/kernel/args.rs");
 
 KERNEL(tally, TallyArgs) {
-    SHARED(TallyScratch, scratch, 2);
+    SHARED(TallyScratch, scratch, 1);
     SHARED(u32, flag, 1);
     const i64 chunks = (args.rows + args.chunk - 1) / args.chunk;
-    u32 turn = 0;
     for (i64 chunk = block_index(); chunk < chunks; chunk += grid_blocks()) {
         const i64 to = minimum(args.rows, (chunk + 1) * args.chunk);
-        const Tally tally = tally_labels(args.labels, chunk * args.chunk, to, &scratch[turn]);
-        turn ^= 1;
+        const Tally tally = tally_labels(args.labels, chunk * args.chunk, to, scratch);
         if (thread_index() == 0) {
             store(&args.partials[chunk].valid, tally.valid);
             store(&args.partials[chunk].bad, tally.bad);
@@ -38,7 +36,7 @@ KERNEL(tally, TallyArgs) {
         mine.bad += load_fresh(&args.partials[chunk].bad);
         mine.first_bad = Minimum()(mine.first_bad, load_fresh(&args.partials[chunk].first_bad));
     }
-    const Tally all = reduce_tally(mine, &scratch[turn]);
+    const Tally all = reduce_tally(mine, scratch);
     if (thread_index() == 0) {
         store(args.valid_rows, all.valid);
         record_bad_labels(args.labels, all, args.error);

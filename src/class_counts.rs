@@ -1,5 +1,6 @@
 //! How often each class occurs in the training set: the source of priors, ranks and every long-tail formula.
 
+use crate::data::MOST_COLUMNS;
 use crate::error::{Error, Result, check};
 
 /// Class frequencies `n_c` of the TRAINING set, `n_c >= 0`, and the number of training samples `n_total`.
@@ -60,6 +61,9 @@ impl ClassCounts {
     /// # Errors
     /// [`Error::Value`] for a label outside `0..classes`; as [`new`](Self::new).
     pub fn from_labels(labels: impl IntoIterator<Item = usize>, classes: usize) -> Result<Self> {
+        if classes > MOST_COLUMNS {
+            return Err(Error::shape("classes", "length", classes, format!("at most {MOST_COLUMNS}")));
+        }
         let mut counts = vec![0.0; classes];
         for (row, class) in labels.into_iter().enumerate() {
             let allowed = || format!("in 0..{classes}");

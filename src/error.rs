@@ -120,6 +120,10 @@ impl Error {
         Self::Value { argument: argument.into(), value: value.to_string(), allowed: allowed.into() }
     }
 
+    pub(crate) fn conflict(argument: &'static str, context: &'static str, reason: &'static str) -> Self {
+        Self::Conflict { argument, context, reason }
+    }
+
     pub(crate) fn shape(
         argument: impl Into<Cow<'static, str>>,
         what: &'static str,

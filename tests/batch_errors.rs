@@ -71,7 +71,11 @@ fn single_label_batches_that_do_not_fit() {
     let four = [0.0; 4];
     let shape = "`perturbation` has rows 2, must be 3";
     refused_in_place(&per_sample, labels().perturbation(matrix(&four, 2)), Shape, shape);
-    let unasked = "`perturbation of the batch` cannot be used here: the problem's perturbation is not per sample";
+    let spoilt = [0.0, 0.0, 0.0, NAN, 0.0, 0.0];
+    let finite = "`perturbation[1, 1]` is NaN, must be finite";
+    refused_in_place(&per_sample, labels().perturbation(matrix(&spoilt, 2)), Value, finite);
+    let unasked =
+        "`perturbation of the batch` cannot be used with this problem: the problem's perturbation is not per sample";
     refused_in_place(&plain, labels().perturbation(matrix(&four, 2)), Conflict, unasked);
 
     let mut running = RunningConfidence::new(5, 0.9).expect("in range");
@@ -97,6 +101,7 @@ fn soft_targets_with_what_needs_labels() {
     let message = |argument: &str| format!("`{argument}` cannot be used with soft targets: it needs hard labels");
     for (problem, argument) in [
         (build(builder().label_smoothing(0.1)), "label_smoothing"),
+        (build(builder().ignore_index(1)), "ignore_index"),
         (build(builder().perturbation(Perturbation::TargetMargin(vec![0.0; 2]))), "perturbation by class"),
         (build(builder().perturbation(Perturbation::ClassMatrix(vec![0.0; 4]))), "perturbation by class"),
         (build(builder().learner(learner(Split::MeanConfidence, FIXED))), "learner"),
@@ -142,7 +147,7 @@ fn multi_label_targets_that_do_not_fit() {
     check(BinaryTargets::Dense(matrix(&[0.0; 2], 2)), Shape, "`targets` has rows 1, must be 2");
     check(BinaryTargets::Dense(matrix(&[0.0; 6], 3)), Shape, "`targets` has columns 3, must be 2");
     let csr = |offsets, indices| BinaryTargets::Csr { offsets, indices };
-    check(csr(&[0, 0], &[]), Shape, "`targets.offsets` has length 2, must be rows + 1 = 3");
+    check(csr(&[0, 0], &[]), Shape, "`targets.offsets` has length 2, must be rows + 1 = 2 + 1");
     check(csr(&[0, 2, 1], &[0, 1]), Target, "target of row 1: offsets 2..1, must ascend within 0..=2");
     check(csr(&[-1, 0, 1], &[0]), Target, "target of row 0: offsets -1..0, must ascend within 0..=1");
     check(csr(&[0, 1, 3], &[0, 1]), Target, "target of row 1: offsets 1..3, must ascend within 0..=2");

@@ -111,6 +111,10 @@ fn what_a_case_cannot_hold_is_refused_by_name() {
             edited("shape", |t| t.iter_mut().for_each(|t| t.2 = vec![t.2.iter().product()])),
             "`logits` must have the shape",
         ),
+        (
+            edited("unused", |tensors| tensors.push(("ratio".to_owned(), Dtype::F64, vec![1], vec![0; 8]))),
+            "`ratio` is there, but the problem does not ask for it",
+        ),
         (problem(r#"{"kind": "softmax", "label_smothing": 0.1}"#), "unknown field `label_smothing`"),
         (problem(r#"{"kind": "softmax", "label_smoothing": 1.5}"#), "`label_smoothing` is 1.5, must be in [0, 1)"),
         (problem(r#"{"kind": "softmax", "reduction": "divisor"}"#), "needs the key `divisor`"),
@@ -134,18 +138,128 @@ fn files_that_cannot_be_read_are_refused() {
 
 #[test]
 fn requests_that_make_no_sense_are_refused() {
-    for arguments in [&[][..], &["--backend", "abacus", "x"], &["--write", "o", "a", "b"]] {
+    for arguments in [
+        &[][..],
+        &["--backend", "abacus", "x"],
+        &["--write", "o", "a", "b"],
+        &["--backend", "all", "--write", "o", "a"],
+    ] {
         let (status, out, err) = check(arguments);
         assert!(status == 2 && out.is_empty() && !err.is_empty(), "{arguments:?}: {err}");
     }
     assert_eq!(check(&["--help"]).0, 0);
 }
 
+/// The names after a word in the lines of an output.
+fn names<'a>(out: &'a str, word: &str) -> Vec<&'a str> {
+    let name = |line: &'a str| line.strip_prefix(word)?.split([':', ' ']).find(|name| !name.is_empty());
+    out.lines().filter_map(name).collect()
+}
+
+fn golden_files() -> Vec<String> {
+    let mut files: Vec<String> = std::fs::read_dir(GOLDEN)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().into_os_string().into_string().unwrap())
+        .collect();
+    files.sort();
+    files
+}
+
+/// Whether a case of the CUDA kernels' kind can be computed on a device.
+#[cfg(feature = "cuda")]
+fn has_device() -> bool {
+    logit_perturb::cuda::is_available() && logit_perturb::cuda::compiler_version().is_ok()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn has_device() -> bool {
+    false
+}
+
 #[test]
-fn a_machine_without_a_gpu_says_so() {
+fn without_a_device_the_cuda_backend_is_refused() {
     let (status, out, err) = check(&["--backend", "cuda", &format!("{GOLDEN}plain.safetensors")]);
-    assert_eq!((status, out.as_str()), (2, ""));
-    assert!(err.contains("CUDA") || err.contains("cuda"), "{err}");
+    if has_device() {
+        assert_eq!((status, last_line(&out), err.as_str()), (0, "1 passed, 0 failed", ""));
+    } else {
+        assert_eq!((status, out.as_str()), (2, ""));
+        assert!(err.contains("CUDA") || err.contains("cuda"), "{err}");
+    }
+}
+
+/// Every golden case is computed by the kernels on the emulated device and right, or listed with what the kernels lack.
+#[test]
+fn the_emulated_backend_passes_what_it_covers_and_lists_the_rest() {
+    let files = golden_files();
+    let arguments = ["--backend", "emulated"].into_iter().chain(files.iter().map(String::as_str));
+    let (status, out, err) = check(&arguments.collect::<Vec<_>>());
+    assert_eq!((status, err.as_str()), (0, ""), "{out}");
+    let (passed, uncovered) = (names(&out, "ok "), names(&out, "not covered: "));
+    assert_eq!(passed, ["confident_rows", "logit_adjustment", "plain"]);
+    assert_eq!(passed.len() + uncovered.len(), files.len());
+    let last = [format!("{} not covered", uncovered.len()), format!("{} passed, 0 failed", passed.len())];
+    assert_eq!(out.lines().rev().take(2).collect::<Vec<_>>(), [last[1].as_str(), last[0].as_str()]);
+    for line in [
+        "all_options (label smoothing)",
+        "bce (binary cross-entropy)",
+        "divisor (z-loss)",
+        "isda (this form of perturbation)",
+        "no_reduction (class weights)",
+        "saturated_l2 (a learned perturbation)",
+        "soft_targets (soft targets)",
+        "vector_scaling (a scale per class)",
+    ] {
+        assert!(out.lines().any(|found| found == format!("not covered: {line}")), "{line:?} is not in {out}");
+    }
+    println!("{} covered, {} not covered", passed.len(), uncovered.len());
+}
+
+/// What belongs to the batch and not to the problem is told as well.
+#[test]
+fn the_emulated_backend_lists_batches_that_the_kernels_do_not_take() {
+    let weighted = edited("weighted", |tensors| {
+        tensors.retain(|tensor| !tensor.0.starts_with("expect."));
+        tensors.push(("sample_weights".to_owned(), Dtype::F64, vec![64], 1f64.to_le_bytes().repeat(64)));
+    });
+    let half = edited("half", |tensors| {
+        let logits = tensors.iter_mut().find(|tensor| tensor.0 == "logits").unwrap();
+        (logits.1, logits.3) = (Dtype::BF16, vec![0; 2 * 640]);
+    });
+    for (path, line) in [(weighted, "(sample weights)"), (half, "(bf16 logits)")] {
+        let (status, out, _) = check(&["--backend", "emulated", path.to_str().unwrap()]);
+        assert_eq!((status, last_line(&out)), (0, "0 passed, 0 failed"));
+        assert!(out.starts_with("not covered: check-") && out.contains(line), "{out}");
+    }
+}
+
+#[test]
+fn the_emulated_backend_fails_a_wrong_number() {
+    let path = edited("wrong-emulated", |tensors| {
+        let grad = tensors.iter_mut().find(|tensor| tensor.0 == "expect.grad").unwrap();
+        let number = f64::from_le_bytes(grad.3[80..88].try_into().unwrap());
+        grad.3[80..88].copy_from_slice(&(number + 2e-7).to_le_bytes());
+    });
+    let (status, out, _) = check(&["--backend", "emulated", path.to_str().unwrap()]);
+    assert_eq!((status, last_line(&out)), (1, "0 passed, 1 failed"));
+    assert!(out.contains("expect.grad [10] expected"), "{out}");
+}
+
+#[test]
+fn all_backends_name_themselves_on_every_line() {
+    let files = ["plain", "bce"].map(|name| format!("{GOLDEN}{name}.safetensors"));
+    let (status, out, err) = check(&["--backend", "all", &files[0], &files[1]]);
+    assert_eq!((status, err.as_str()), (0, ""), "{out}");
+    for line in
+        ["cpu      ok     plain: ", "cpu      ok     bce: ", "emulated ok     plain: ", "emulated not covered: bce "]
+    {
+        assert!(out.lines().any(|found| found.starts_with(line)), "{line:?} is not in {out}");
+    }
+    let (device, counts) = match has_device() {
+        true => ("cuda     ok     plain: ", "4 passed, 0 failed"),
+        false => ("not at hand: cuda: ", "3 passed, 0 failed"),
+    };
+    assert!(out.lines().any(|line| line.starts_with(device)), "{device:?} is not in {out}");
+    assert_eq!(last_line(&out), counts);
 }
 
 #[test]

@@ -3,7 +3,10 @@
 mod common;
 
 use common::{assert_close, sigmoid, softmax, uniform};
-use logit_perturb::{Focusing, Perturbation, Reduction};
+use logit_perturb::cpu::{self, BinaryCrossEntropyBatch, CrossEntropyBatch, Pass};
+use logit_perturb::{
+    BinaryCrossEntropy, BinaryTargets, CrossEntropy, Focusing, MatrixMut, Perturbation, Reduction, Upstream,
+};
 
 const INF: f64 = f64::INFINITY;
 const NAN: f64 = f64::NAN;
@@ -377,4 +380,23 @@ fn clipped_negatives_cost_nothing() {
     let pm = 1e-9;
     let (_, gradient) = sigmoid::Case { focusing, ..sigmoid::Case::new(1, vec![at(0.2 + pm)], vec![0.0]) }.run();
     assert_close("gradient", &gradient, &[1.5 * pm.sqrt() * 0.2 * 0.8], 1e-11);
+}
+
+/// What a mask, a weight of 0 or a masked class took out stays out under any upstream gradient.
+#[test]
+fn no_upstream_gradient_reaches_what_is_taken_out() {
+    let none = CrossEntropy::builder().reduction(Reduction::None).build().expect("in range");
+    let mut logits = [1.0, -INF, 2.0, 0.5, 1.0, 1.5, 3.0, 2.0, 1.0];
+    let pass = Pass::InPlace(MatrixMut::new(&mut logits, 3, 3).expect("3 x 3"));
+    let batch = CrossEntropyBatch::labels(&[0i64, -100, 1]).sample_weights(&[1.0, 1.0, 0.0]);
+    cpu::cross_entropy(&none, pass, batch.upstream(Upstream::Rows(&[INF, NAN, INF]))).expect("a valid batch");
+    assert_eq!(logits, [-INF, 0.0, INF, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+
+    let none = BinaryCrossEntropy::builder().reduction(Reduction::None).build().expect("in range");
+    let mut logits = [0.5, 1.0, -INF];
+    let pass = Pass::InPlace(MatrixMut::new(&mut logits, 1, 3).expect("1 x 3"));
+    let targets = BinaryTargets::I8 { data: &[-1, 1, 0], stride: 3 };
+    let batch = BinaryCrossEntropyBatch::new(targets).upstream(Upstream::Rows(&[INF]));
+    cpu::binary_cross_entropy(&none, pass, batch).expect("a valid batch");
+    assert_eq!(logits, [0.0, -INF, 0.0]);
 }

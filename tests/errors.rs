@@ -52,6 +52,8 @@ fn cross_entropy_options() {
     refused(with_learner().scale(2.0).build(), Conflict, scaled);
     refused(with_learner().class_scale([1.0, 2.0]).build(), Conflict, scaled);
     assert!(with_learner().scale(1.0).build().is_ok());
+    let both = "`class_scale` cannot be used with a scale: it already holds one number a class";
+    refused(CrossEntropy::builder().scale(30.0).class_scale([1.0, 2.0]).build(), Conflict, both);
 }
 
 #[test]
@@ -257,7 +259,9 @@ fn learners() {
     for (momentum, text) in [(1.0, "1"), (-0.1, "-0.1"), (NAN, "NaN")] {
         refused(RunningConfidence::new(2, momentum), Value, &format!("`momentum` is {text}, must be in [0, 1)"));
     }
-    refused(RunningConfidence::new(0, 0.9), Shape, "`classes` has length 0, must be at least 1");
+    let size = |n: usize| format!("`classes` has length {n}, must be at least 1 and at most 2147483647");
+    refused(RunningConfidence::new(0, 0.9), Shape, &size(0));
+    refused(RunningConfidence::new(usize::MAX, 0.9), Shape, &size(usize::MAX));
 }
 
 #[test]
@@ -285,7 +289,9 @@ fn views_that_do_not_fit() {
     let dense = "`matrix` has length 10, must be 3 rows * 3 columns";
     refused(Matrix::new(&data, 3, 3), Shape, dense);
     refused(MatrixMut::new(&mut data, 3, 3), Shape, dense);
-    refused(Matrix::new(&data[..0], 5, 0), Shape, "`matrix` has columns 0, must be at least 1");
+    let wide = format!("`matrix` has columns {}, must be at least 1 and at most 2147483647", usize::MAX);
+    refused(Matrix::new(&data[..0], 0, usize::MAX), Shape, &wide);
+    refused(Matrix::new(&data[..0], 5, 0), Shape, "`matrix` has columns 0, must be at least 1 and at most 2147483647");
     let stride = "`matrix` has row stride 2, must be at least the 3 columns";
     refused(Matrix::strided(&data, 2, 3, 2), Shape, stride);
     refused(MatrixMut::strided(&mut data, 2, 3, 2), Shape, stride);

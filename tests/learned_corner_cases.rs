@@ -4,10 +4,10 @@
 mod common;
 
 use common::{assert_close, sigmoid, softmax, uniform};
-use logit_perturb::cpu::{self, CrossEntropyOutput};
+use logit_perturb::cpu::{self, CrossEntropyOutput, Pass};
 use logit_perturb::{
-    BinaryLearner, BinaryStep, Bound, ClassCounts, GradientSemantics, Learner, Matrix, NegativeSplit, Perturbation,
-    Reduction, RunningConfidence, Split, Step,
+    BinaryLearner, BinaryStep, Bound, ClassCounts, GradientSemantics, Learner, Matrix, MatrixMut, NegativeSplit,
+    Perturbation, Reduction, RunningConfidence, Split, Step,
 };
 
 const INF: f64 = f64::INFINITY;
@@ -455,5 +455,25 @@ fn negatives_may_have_bounds_and_splits_of_their_own() {
         let learned =
             sigmoid::Case { learner: Some(learner), ..case.clone() }.check().learned.expect("a learner is set");
         assert_eq!((learned.positive.delta, learned.negative.delta), (vec![-0.4, 0.4], delta.to_vec()));
+    }
+}
+
+/// Where logits near the end of f64 overflow with their perturbation, the class is NaN, and nothing panics; without a gradient nothing is
+/// differentiated.
+#[test]
+fn logits_that_overflow_with_their_perturbation_are_nan() {
+    let logits = [1.7e308, 1.7e308];
+    let far = learner(Step::UnitL2, 0.5e308, Split::Explicit(vec![-1, -1]), fixed(1e308));
+    for semantics in [GradientSemantics::Detached, GradientSemantics::Through] {
+        let problem =
+            softmax::Case { learner: Some(far.clone().gradient(semantics)), ..softmax::Case::new(2, vec![], vec![]) };
+        let mut gradient = [0f64; 2];
+        let logits = Matrix::new(&logits, 1, 2).expect("1 x 2");
+        let into = Pass::Into { logits, gradient: MatrixMut::new(&mut gradient, 1, 2).expect("1 x 2") };
+        for pass in [Pass::Forward(logits), into] {
+            let output = cpu::cross_entropy(&problem.problem(), pass, cpu::CrossEntropyBatch::labels(&[0i64]));
+            assert!(output.expect("a valid batch").loss.is_nan());
+        }
+        assert!(gradient.iter().all(|g| g.is_nan()), "{semantics:?}: {gradient:?}");
     }
 }

@@ -274,7 +274,13 @@ mod serialised {
     fn problems_out_of_range_are_not_read() {
         refused::<CrossEntropy>(r#"{"label_smoothing": 1.0}"#, "`label_smoothing` is 1");
         refused::<CrossEntropy>(r#"{"z_loss": -1.0}"#, "`z_loss` is -1");
-        refused::<CrossEntropy>(r#"{"scale": {"uniform": 0.0}}"#, "`scale` is 0");
+        refused::<CrossEntropy>(r#"{"scale": 0.0}"#, "`scale` is 0");
+        refused::<CrossEntropy>(r#"{"scale": 2.0, "class_scale": [1.0]}"#, "with a scale");
+        let isda = |mean: &str| {
+            format!(r#"{{"classes": 1, "features": 2, "mean": {mean}, "variance": [0.0, 1.0], "count": [3.0]}}"#)
+        };
+        assert!(serde_json::from_str::<Isda>(&isda("[1.0, 2.0]")).is_ok());
+        refused::<Isda>(&isda("[1.0]"), "`mean` has length 1");
         refused::<CrossEntropy>(r#"{"class_weights": [1.0, -2.0]}"#, "`class_weights[1]` is -2");
         refused::<CrossEntropy>(r#"{"perturbation": {"class_matrix": [1.0, 2.0]}}"#, "`perturbation` has length 2");
         refused::<CrossEntropy>(r#"{"reduction": "batch_mean"}"#, "batch mean");

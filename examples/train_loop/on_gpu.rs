@@ -87,7 +87,7 @@ fn multiply(
         ldc: CLASSES as i32,
     };
     // SAFETY: the sizes are those of the buffers.
-    Ok(unsafe { blas.gemm(config, weights, features, logits)? })
+    unsafe { blas.gemm(config, weights, features, logits) }.map_err(Into::into)
 }
 
 /// weights -= RATE * features^T * gradient.
@@ -110,7 +110,7 @@ fn descend(
         ldc: CLASSES as i32,
     };
     // SAFETY: the sizes are those of the buffers.
-    Ok(unsafe { blas.gemm(config, gradient, features, weights)? })
+    unsafe { blas.gemm(config, gradient, features, weights) }.map_err(Into::into)
 }
 
 impl Trainer for Gpu {

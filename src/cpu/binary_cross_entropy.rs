@@ -2,10 +2,11 @@
 
 use super::batch::BinaryCrossEntropyBatch;
 use super::learn_binary_cross_entropy::{BinaryLearned, LearnedBinaryPerturbation, learn};
-use super::pass::{Pass, upstream_at};
+use super::pass::{Pass, times_upstream, upstream_at};
 use crate::data::Matrix;
 use crate::error::{Error, Result};
 use crate::loss::{BinaryCrossEntropy, Focusing, Reduction};
+use crate::perturbation::sigmoid;
 use rayon::prelude::*;
 
 /// Everything that SPEC 4 names about a batch.
@@ -36,7 +37,8 @@ pub struct BinaryClassStatistics {
     pub loss: Vec<f64>,
 }
 
-/// Loss, gradient and statistics of a multi-label batch: SPEC 4 in f64.
+/// Loss, gradient and statistics of a multi-label batch: SPEC 4 in f64. What a learner does here follows this project's equations, not the
+/// paper's.
 ///
 /// Shapes: logits, targets and gradient `[N, C]`; the rest as [`BinaryCrossEntropyBatch`] and [`BinaryCrossEntropyOutput`] say. The gradient
 /// is of the reduced loss (under [`Reduction::None`]: of each row's loss) times the upstream gradient, and every element of it is written.
@@ -77,7 +79,7 @@ pub fn binary_cross_entropy<'a>(
         evaluate_row(problem, &entries, learned.as_ref(), i, u, gradient.map(|gradient| (gradient, factor)))
     };
     let through = match &learned {
-        Some(learned) if learned.is_through() => {
+        Some(learned) if learned.is_through() && pass.wants_gradient() => {
             let logits = pass.logits();
             let gradients = (0..n).into_par_iter().map(|i| {
                 let (mut u, mut h) = (vec![0.0; c], vec![0.0; c]);
@@ -214,16 +216,10 @@ fn evaluate_row(
         let (l, derivative) = at(class);
         *loss = l;
         if let Some((gradient, factor)) = &mut gradient {
-            // Masked entries stay 0 whatever the upstream gradient.
-            gradient[class] = if derivative == 0.0 { 0.0 } else { derivative * *factor };
+            gradient[class] = times_upstream(derivative, *factor);
         }
     }
     losses
-}
-
-/// `1 / (1 + exp(-x))`.
-pub(super) fn sigmoid(x: f64) -> f64 {
-    if x >= 0.0 { 1.0 / (1.0 + (-x).exp()) } else { x.exp() / (1.0 + x.exp()) }
 }
 
 fn softplus(x: f64) -> f64 {
@@ -237,7 +233,7 @@ fn positive_loss(v: f64, focusing: Option<Focusing>) -> (f64, f64) {
     let weight = q.powf(gamma);
     // p * loss tends to 0 as v -> -inf, where p is 0 and the loss infinite.
     let p_loss = if p == 0.0 { 0.0 } else { p * loss };
-    (if weight == 0.0 { 0.0 } else { weight * loss }, -weight * (gamma * p_loss + q))
+    (weight * loss, -weight * (gamma * p_loss + q))
 }
 
 /// Loss and derivative of a negative: `softplus(lam * v) / lam`, or `pm^gamma_neg * -ln(1 - pm)` with `pm = max(p - clip, 0)`.

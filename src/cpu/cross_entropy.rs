@@ -2,7 +2,7 @@
 
 use super::batch::{CrossEntropyBatch, Target};
 use super::learn_cross_entropy::{Learned, LearnedPerturbation, learn};
-use super::pass::{Pass, upstream_at};
+use super::pass::{Pass, times_upstream, upstream_at};
 use super::softmax::{Softmax, prediction, sum_but};
 use crate::data::Matrix;
 use crate::error::{Error, Result, check};
@@ -83,16 +83,16 @@ pub fn cross_entropy<'a>(
                 logits.read_row(i, u);
                 rows.add_fixed(i, u);
             };
-            Some(learn(learner, labels, c, &read, batch.running))
+            Some(learn(learner, labels, c, &read, batch.running, pass.wants_gradient()))
         }
         (None, _) if batch.running.is_some() => {
-            return Err(conflict("running_confidence", "without a learner", "nothing would use it"));
+            return Err(Error::conflict("running_confidence", "without a learner", "nothing would use it"));
         }
         _ => None,
     };
     let rows = Rows { learned: learned.as_ref(), ..rows };
     let through = match &learned {
-        Some(learned) if learned.is_through() => {
+        Some(learned) if learned.is_through() && pass.wants_gradient() => {
             let logits = pass.logits();
             Some(learned.through(c, &|i: usize, v: &mut [f64], h: &mut [f64]| {
                 let mut u = vec![0.0; c];
@@ -112,10 +112,6 @@ pub fn cross_entropy<'a>(
         result
     });
     Ok(rows.reduce(&results, learned.as_ref()))
-}
-
-fn conflict(argument: &'static str, context: &'static str, reason: &'static str) -> Error {
-    Error::Conflict { argument, context, reason }
 }
 
 enum Targets<'a> {
@@ -172,7 +168,7 @@ impl<'a> Rows<'a> {
         }
         let per_sample = match (problem.perturbation(), batch.perturbation) {
             (Perturbation::PerSample, None) => {
-                return Err(conflict(
+                return Err(Error::conflict(
                     "perturbation = per sample",
                     "without its matrix",
                     "the batch must bring d[N, C]",
@@ -180,12 +176,17 @@ impl<'a> Rows<'a> {
             }
             (Perturbation::PerSample, Some(matrix)) => {
                 matrix.check_shape("perturbation", n, c)?;
+                let bad = |&(i, k): &(usize, usize)| !matrix.get(i, k).is_finite();
+                let places = |i: usize| (0..c).map(move |k| (i, k)).find(bad);
+                if let Some((i, k)) = (0..n).into_par_iter().filter(|&i| valid(i)).find_map_first(places) {
+                    return Err(Error::value(format!("perturbation[{i}, {k}]"), matrix.get(i, k), "finite"));
+                }
                 Some(matrix)
             }
             (_, Some(_)) => {
-                return Err(conflict(
+                return Err(Error::conflict(
                     "perturbation of the batch",
-                    "here",
+                    "with this problem",
                     "the problem's perturbation is not per sample",
                 ));
             }
@@ -311,7 +312,8 @@ impl<'a> Rows<'a> {
             let ce_factor = if z == 0.0 { 0.0 } else { self.omega[i] / z };
             let z_factor = 2.0 * self.problem.z_loss() * softmax.lse() / v * normaliser;
             for (c, (gradient, e)) in gradient.iter_mut().zip(&exps).enumerate() {
-                *gradient = g * self.problem.scale().at(c) * (ce_factor * *gradient + z_factor * e);
+                let by_u = self.problem.scale().at(c) * (ce_factor * *gradient + z_factor * e);
+                *gradient = times_upstream(by_u, g);
             }
         }
         let confidence = self.label(i).map_or(0.0, |y| exps[y] * normaliser);
@@ -369,9 +371,12 @@ impl<'a> Rows<'a> {
 
 /// Soft targets exclude whatever needs a label, and are finite and not negative.
 fn check_soft(problem: &CrossEntropy, targets: Matrix<'_>, n: usize, c: usize) -> Result<()> {
-    let clash = |argument| conflict(argument, "with soft targets", "it needs hard labels");
+    let clash = |argument| Error::conflict(argument, "with soft targets", "it needs hard labels");
     if problem.label_smoothing() != 0.0 {
         return Err(clash("label_smoothing"));
+    }
+    if problem.has_ignore_index() {
+        return Err(clash("ignore_index"));
     }
     if problem.perturbation().needs_labels() {
         return Err(clash("perturbation by class"));

@@ -1,11 +1,11 @@
 //! The multi-label learner in f64, in the order of SPEC 4: for every class and sign a scalar perturbation.
 
-use super::binary_cross_entropy::{Entries, sigmoid};
+use super::binary_cross_entropy::Entries;
 use crate::data::Matrix;
-use crate::perturbation::{BinaryLearner, BinaryPerturbation, BinaryStep, GradientSemantics, steps};
+use crate::perturbation::{BinaryLearner, BinaryPerturbation, BinaryStep, GradientSemantics, sigmoid, steps};
 use rayon::prelude::*;
 
-/// What the multi-label learner did.
+/// What the multi-label learner did. Its equations are this project's, an extension of LPL, and are not in the paper.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct LearnedBinaryPerturbation {
@@ -21,9 +21,9 @@ pub struct LearnedBinaryPerturbation {
 pub struct LearnedSign {
     /// `delta_c`; 0 for an empty group, NaN for one whose confidence is not finite.
     pub delta: Vec<f64>,
-    /// -1, 0 or 1.
+    /// -1, 0 or 1; an empty group may have one, and takes no step.
     pub direction: Vec<i8>,
-    /// `eps_c`.
+    /// `eps_c`; NaN for an empty group where it depends on the confidence.
     pub bound: Vec<f64>,
     /// Steps taken; 0 for an empty group. [`BinaryStep::Exact`] takes none.
     pub steps: Vec<u32>,

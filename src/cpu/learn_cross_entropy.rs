@@ -6,21 +6,22 @@ use super::softmax::Softmax;
 use crate::perturbation::{GradientSemantics, Learner, RunningConfidence, Step, steps};
 use rayon::prelude::*;
 
-/// What the single-label learner did, for the P classes present in the batch.
+/// What the single-label learner did, for the P classes present in the batch [Alg. 1].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct LearnedPerturbation {
     /// The classes with a valid row, ascending, `[P]`.
     pub classes: Vec<usize>,
-    /// `delta_c`, row-major `[P, C]`; NaN for a class whose confidence is not finite.
+    /// `delta_c` [Eq. 11, 12], row-major `[P, C]`; NaN for a class whose confidence is not finite.
     pub delta: Vec<f64>,
-    /// -1, 0 or 1, `[P]`.
+    /// -1, 0 or 1 [Eq. 9, 10], `[P]`.
     pub direction: Vec<i8>,
-    /// `eps_c`, `[P]`.
+    /// `eps_c` [Eq. 13, 14], `[P]`.
     pub bound: Vec<f64>,
     /// Steps taken, `[P]`.
     pub steps: Vec<u32>,
-    /// The confidences that decided, `[P]`: the batch's, or the running ones where the batch brings them.
+    /// The confidences that decided, `[P]`: the batch's, or the running ones where the batch brings them; NaN where this batch's is not
+    /// finite, and so is the bound where it depends on it.
     pub confidence: Vec<f64>,
     /// Mean confidences `q_c` in this batch, `[P]`.
     pub batch_confidence: Vec<f64>,
@@ -56,13 +57,15 @@ pub(super) struct Learned {
     place: Vec<Option<usize>>,
 }
 
-/// Runs the learner over the batch. `labels` are the classes of the rows, `None` where ignored.
+/// Runs the learner over the batch. `labels` are the classes of the rows, `None` where ignored. What a gradient through the steps needs is
+/// kept where one is wanted.
 pub(super) fn learn(
     learner: &Learner,
     labels: &[Option<usize>],
     columns: usize,
     read: &impl ReadRow,
     running: Option<&mut RunningConfidence>,
+    wants_gradient: bool,
 ) -> Learned {
     let mut rows_of = vec![Vec::new(); columns];
     for (row, label) in labels.iter().enumerate() {
@@ -92,7 +95,7 @@ pub(super) fn learn(
         })
         .collect();
     classes.par_iter_mut().filter(|class| class.batch_confidence.is_finite()).for_each(|class| {
-        class.descend(learner, read);
+        class.descend(learner, read, wants_gradient);
     });
     let mut place = vec![None; columns];
     for (index, class) in classes.iter().enumerate() {
@@ -162,7 +165,7 @@ impl Factored {
 
 impl Class {
     /// The projected-gradient steps [Alg. 1, Eq. 11, 12].
-    fn descend(&mut self, learner: &Learner, read: &impl ReadRow) {
+    fn descend(&mut self, learner: &Learner, read: &impl ReadRow, wants_gradient: bool) {
         if self.steps == 0 {
             return;
         }
@@ -176,7 +179,7 @@ impl Class {
         let mut factored = parts(&base);
         let (mut w, mut g) = (vec![0.0; columns], vec![0.0; columns]);
         for _ in 0..self.steps {
-            if learner.gradient_semantics() == GradientSemantics::Through {
+            if wants_gradient && learner.gradient_semantics() == GradientSemantics::Through {
                 self.trajectory.push(self.delta.clone());
             }
             if self.delta.iter().zip(&base).any(|(delta, base)| (delta - base).abs() > FACTORED_RANGE) {
@@ -310,7 +313,10 @@ impl Class {
             let mut g = vec![0.0; columns];
             for (u, p) in u.iter().zip(&mut p) {
                 v.iter_mut().zip(u).zip(delta).for_each(|((v, u), delta)| *v = u + delta);
-                let softmax = Softmax::of(&v, p).expect("a class with a row without softmax takes no step");
+                // Logits near the end of f64 can overflow with their perturbation.
+                let Some(softmax) = Softmax::of(&v, p) else {
+                    return vec![vec![f64::NAN; columns]; self.rows.len()];
+                };
                 p.iter_mut().for_each(|p| *p *= softmax.normaliser());
                 let others = super::softmax::sum_but(p, self.class);
                 for (c, (g, p)) in g.iter_mut().zip(&*p).enumerate() {

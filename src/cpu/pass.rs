@@ -37,6 +37,10 @@ impl Pass<'_> {
         }
     }
 
+    pub(super) fn wants_gradient(&self) -> bool {
+        !matches!(self, Pass::Forward(_))
+    }
+
     /// The shape `(N, C)`, once the buffers agree with each other, with the problem's C and with the upstream gradient.
     pub(super) fn check(
         &self,
@@ -54,11 +58,8 @@ impl Pass<'_> {
         }
         if let Upstream::Rows(upstream) = upstream {
             if reduction != Reduction::None {
-                return Err(Error::Conflict {
-                    argument: "upstream gradient per row",
-                    context: "with a reduced loss",
-                    reason: "a reduced loss is one number, and so is its gradient",
-                });
+                let reason = "a reduced loss is one number, and so is its gradient";
+                return Err(Error::conflict("upstream gradient per row", "with a reduced loss", reason));
             }
             check::length("upstream", upstream.len(), rows)?;
         }
@@ -100,6 +101,12 @@ impl Pass<'_> {
             }
         }
     }
+}
+
+/// A gradient times the upstream gradient. 0 stays 0, so that no upstream gradient reaches what a mask, a weight of 0 or a masked class took
+/// out.
+pub(super) fn times_upstream(gradient: f64, upstream: f64) -> f64 {
+    if gradient == 0.0 { 0.0 } else { gradient * upstream }
 }
 
 /// `g_i`.

@@ -57,9 +57,12 @@ struct Workspace {
     error: CudaSlice<u64>,
 }
 
-/// Keeps an operation's device memory alive for a captured graph; keep it as long as the graph may run.
+/// Keeps an operation's device memory and kernels alive for a captured graph; keep it as long as the graph may run.
 #[derive(Clone, Debug)]
-pub struct CapturedWorkspace(#[allow(dead_code, reason = "it is held, not used")] Arc<Workspace>);
+pub struct CapturedWorkspace {
+    _workspace: Arc<Workspace>,
+    _functions: [CudaFunction; 5],
+}
 
 /// A plan with its kernel.
 #[derive(Debug)]
@@ -105,6 +108,7 @@ impl CrossEntropyOp {
         if let Some(expected) = problem.classes() {
             check::length("logits' columns", classes, expected)?;
         }
+        bind(stream)?;
         let prepare = |fused: bool, aligned: bool| {
             let plan = Plan::new(classes, aligned, fused, kernels.limits());
             let function = kernels.function(plan.variant)?;
@@ -162,6 +166,8 @@ impl CrossEntropyOp {
         if rows > self.max_rows {
             return Err(Error::shape("logits", "rows", rows, format!("at most the {} prepared", self.max_rows)));
         }
+        // The operation may have been sent to a thread that has not used CUDA before.
+        bind(&self.stream)?;
         self.check_tracking()?;
         let stream = &self.stream;
         let workspace = Results::of(&mut self.workspace, stream);
@@ -231,9 +237,11 @@ impl CrossEntropyOp {
         })
     }
 
-    /// What keeps the workspace alive for a graph that captured this operation's launches.
+    /// What keeps workspace and kernels alive for a graph that captured this operation's launches.
     pub fn captured_workspace(&self) -> CapturedWorkspace {
-        CapturedWorkspace(Arc::clone(&self.workspace))
+        let ([a, b], [c, d]) = (&self.fused, &self.forward);
+        let functions = [&a.function, &b.function, &c.function, &d.function, &self.tally];
+        CapturedWorkspace { _workspace: Arc::clone(&self.workspace), _functions: functions.map(Clone::clone) }
     }
 
     /// The plans in words: without and with aligned rows.
@@ -313,6 +321,11 @@ fn label_pointer<'a>(labels: &'a DeviceLabels<'_>, stream: &'a CudaStream) -> (u
         DeviceLabels::U32(labels) => (labels.device_ptr(stream), LabelType::U32),
     };
     (pointer, label_type, guard)
+}
+
+/// Makes the stream's context the one that the driver uses in this thread.
+fn bind(stream: &CudaStream) -> Result<()> {
+    stream.context().bind_to_thread().map_err(|error| driver("making the context current", error))
 }
 
 fn zeros<T: DeviceRepr + ValidAsZeroBits>(

@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// A file, or the folder it lies in, to load NVRTC from; without it the loader's own search decides.
+/// A file, or the folder it lies in, to load NVRTC from; without it, or where it is empty, the loader's own search decides.
 const PATH_VARIABLE: &str = "LOGIT_PERTURB_NVRTC";
 
 type Program = *mut c_void;
@@ -54,8 +54,8 @@ impl Nvrtc {
 
     fn load() -> std::result::Result<Self, String> {
         let libraries = match std::env::var_os(PATH_VARIABLE) {
-            Some(path) => open_at(Path::new(&path))?,
-            None => vec![open_anywhere()?],
+            Some(path) if !path.is_empty() => open_at(Path::new(&path))?,
+            _ => vec![open_anywhere()?],
         };
         let library = libraries.last().expect("a library was opened");
         macro_rules! function {

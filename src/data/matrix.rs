@@ -20,6 +20,7 @@ pub enum DType {
 
 /// A borrowed slice of floating-point numbers; made with `From` from `&[T]`, `&Vec<T>`, `&[T; N]`.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Floats<'a> {
     F16(&'a [f16]),
@@ -30,6 +31,7 @@ pub enum Floats<'a> {
 
 /// The mutable twin of [`Floats`].
 #[derive(Debug)]
+#[non_exhaustive]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum FloatsMut<'a> {
     F16(&'a mut [f16]),
@@ -206,6 +208,9 @@ pub struct MatrixMut<'a> {
     stride: usize,
 }
 
+/// Class indices are 32-bit in some formats, and nothing is allocated for more.
+pub(crate) const MOST_COLUMNS: usize = i32::MAX as usize;
+
 /// Checks that `rows` rows of `columns`, `stride` apart, lie within `len` elements.
 pub(crate) fn check_layout(
     argument: &'static str,
@@ -214,8 +219,8 @@ pub(crate) fn check_layout(
     columns: usize,
     stride: usize,
 ) -> Result<()> {
-    if columns == 0 {
-        return Err(Error::shape(argument, "columns", 0, "at least 1"));
+    if columns == 0 || columns > MOST_COLUMNS {
+        return Err(Error::shape(argument, "columns", columns, format!("at least 1 and at most {MOST_COLUMNS}")));
     }
     if stride < columns {
         return Err(Error::shape(argument, "row stride", stride, format!("at least the {columns} columns")));

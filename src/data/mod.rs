@@ -6,6 +6,7 @@ mod matrix;
 mod targets;
 
 pub use labels::Labels;
+pub(crate) use matrix::MOST_COLUMNS;
 #[cfg(feature = "cuda")]
 pub(crate) use matrix::check_layout;
 pub use matrix::{DType, Element, Floats, FloatsMut, Matrix, MatrixMut};

@@ -101,8 +101,8 @@ impl BinaryTargets<'_> {
             BinaryTargets::Bits { words, stride } => {
                 check_layout("targets", words.len(), rows, columns.div_ceil(32), stride)
             }
-            BinaryTargets::Csr { offsets, .. } if offsets.len() != rows + 1 => {
-                Err(Error::shape("targets.offsets", "length", offsets.len(), format!("rows + 1 = {}", rows + 1)))
+            BinaryTargets::Csr { offsets, .. } if rows.checked_add(1) != Some(offsets.len()) => {
+                Err(Error::shape("targets.offsets", "length", offsets.len(), format!("rows + 1 = {rows} + 1")))
             }
             BinaryTargets::Csr { .. } => Ok(()),
         }

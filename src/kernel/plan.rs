@@ -148,7 +148,8 @@ impl Plan {
             return None;
         }
         let threads = TALLY_THREADS.min(limits.block_threads / WARP * WARP);
-        let chunk = i64::from(threads) * 16;
+        // At most half of what a block counts by itself, so that there are chunks to share out.
+        let chunk = (i64::from(threads) * 16).min((limits.labels_in_block / 2).max(1));
         let grid = tiles_of(rows, chunk).min(limits.blocks(threads, 0).into()) as u32;
         Some(TallyPlan { geometry: Geometry { grid, threads, shared: 0 }, chunk })
     }

@@ -123,11 +123,7 @@ impl TryFrom<Options> for BinaryCrossEntropy {
             check::non_negative("gamma_neg", gamma_neg)?;
             check::one("clip", clip, (0.0..1.0).contains(&clip), "in [0, 1)")?;
             if options.negative_scale != 1.0 {
-                return Err(Error::Conflict {
-                    argument: "focusing",
-                    context: "with a negative scale",
-                    reason: "both reshape the negatives' loss",
-                });
+                return Err(Error::conflict("focusing", "with a negative scale", "both reshape the negatives' loss"));
             }
         }
         options.reduction.check()?;

@@ -6,13 +6,18 @@ use crate::perturbation::{Learner, Perturbation};
 
 /// The logit scale `s` of `v = s * (u + delta)`.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum LogitScale {
     /// One number, finite and > 0: an inverse temperature.
     Uniform(f64),
     /// One number a class, `[C]`, each finite and > 0: CDT, VS-loss.
     PerClass(Vec<f64>),
+}
+
+impl Default for LogitScale {
+    fn default() -> Self {
+        LogitScale::Uniform(1.0)
+    }
 }
 
 impl LogitScale {
@@ -31,11 +36,12 @@ impl LogitScale {
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 struct Options {
-    scale: LogitScale,
+    scale: Option<f64>,
+    class_scale: Option<Vec<f64>>,
     label_smoothing: f64,
     z_loss: f64,
     class_weights: Option<Vec<f64>>,
-    ignore_index: i64,
+    ignore_index: Option<i64>,
     reduction: Reduction,
     perturbation: Perturbation,
     learner: Option<Learner>,
@@ -44,11 +50,12 @@ struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            scale: LogitScale::Uniform(1.0),
+            scale: None,
+            class_scale: None,
             label_smoothing: 0.0,
             z_loss: 0.0,
             class_weights: None,
-            ignore_index: -100,
+            ignore_index: None,
             reduction: Reduction::Mean,
             perturbation: Perturbation::None,
             learner: None,
@@ -79,6 +86,7 @@ impl Default for Options {
 )]
 pub struct CrossEntropy {
     options: Options,
+    scale: LogitScale,
     classes: Option<usize>,
 }
 
@@ -88,15 +96,15 @@ pub struct CrossEntropy {
 pub struct CrossEntropyBuilder(Options);
 
 impl CrossEntropyBuilder {
-    /// Logit scale `s`, one number, finite and > 0. Default 1. Replaces [`class_scale`](Self::class_scale).
+    /// Logit scale `s`, one number, finite and > 0. Default 1. Excludes [`class_scale`](Self::class_scale).
     pub fn scale(mut self, scale: f64) -> Self {
-        self.0.scale = LogitScale::Uniform(scale);
+        self.0.scale = Some(scale);
         self
     }
 
-    /// Logit scale `s[C]`, one number a class, each finite and > 0. Replaces [`scale`](Self::scale).
+    /// Logit scale `s[C]`, one number a class, each finite and > 0. Excludes [`scale`](Self::scale).
     pub fn class_scale(mut self, scale: impl Into<Vec<f64>>) -> Self {
-        self.0.scale = LogitScale::PerClass(scale.into());
+        self.0.class_scale = Some(scale.into());
         self
     }
 
@@ -118,9 +126,9 @@ impl CrossEntropyBuilder {
         self
     }
 
-    /// The label of rows that count for nothing. Default -100.
+    /// The label of rows that count for nothing. Default -100. Once set, soft targets are an error: they have no labels.
     pub fn ignore_index(mut self, label: i64) -> Self {
-        self.0.ignore_index = label;
+        self.0.ignore_index = Some(label);
         self
     }
 
@@ -147,7 +155,8 @@ impl CrossEntropyBuilder {
     /// # Errors
     /// - [`Error::Value`]: a number outside the range its setter names.
     /// - [`Error::Shape`]: two per-class vectors of different lengths.
-    /// - [`Error::Conflict`]: a learner with a scale other than 1; [`Reduction::BatchMean`], which is for binary cross-entropy.
+    /// - [`Error::Conflict`]: a scale beside a scale per class; a learner with a scale other than 1; [`Reduction::BatchMean`], which is for
+    ///   binary cross-entropy.
     pub fn build(self) -> Result<CrossEntropy> {
         CrossEntropy::try_from(self.0)
     }
@@ -158,13 +167,21 @@ impl TryFrom<Options> for CrossEntropy {
 
     fn try_from(options: Options) -> Result<Self> {
         let mut lengths = vec![("class_weights", options.class_weights.as_ref().map(Vec::len))];
-        match &options.scale {
-            LogitScale::Uniform(scale) => check::positive("scale", *scale)?,
-            LogitScale::PerClass(scales) => {
+        let scale = match (options.scale, &options.class_scale) {
+            (Some(_), Some(_)) => {
+                return Err(Error::conflict("class_scale", "with a scale", "it already holds one number a class"));
+            }
+            (scale, None) => {
+                let scale = scale.unwrap_or(1.0);
+                check::positive("scale", scale)?;
+                LogitScale::Uniform(scale)
+            }
+            (None, Some(scales)) => {
                 check::each_positive("class_scale", scales)?;
                 lengths.push(("class_scale", Some(scales.len())));
+                LogitScale::PerClass(scales.clone())
             }
-        }
+        };
         let a = options.label_smoothing;
         check::one("label_smoothing", a, (0.0..1.0).contains(&a), "in [0, 1)")?;
         check::non_negative("z_loss", options.z_loss)?;
@@ -173,26 +190,23 @@ impl TryFrom<Options> for CrossEntropy {
         }
         options.reduction.check()?;
         if options.reduction == Reduction::BatchMean {
-            return Err(Error::Conflict {
-                argument: "reduction = batch mean",
-                context: "with softmax cross-entropy",
-                reason: "it divides by all rows, ignored ones too; use Divisor for that",
-            });
+            return Err(Error::conflict(
+                "reduction = batch mean",
+                "with softmax cross-entropy",
+                "it divides by all rows, ignored ones too; use Divisor for that",
+            ));
         }
         options.perturbation.check()?;
         lengths.push(("perturbation", options.perturbation.classes()));
         if let Some(learner) = &options.learner {
-            if options.scale != LogitScale::Uniform(1.0) {
-                return Err(Error::Conflict {
-                    argument: "learner",
-                    context: "with a logit scale",
-                    reason: "a learned perturbation is defined for scale 1",
-                });
+            if scale != LogitScale::Uniform(1.0) {
+                let reason = "a learned perturbation is defined for scale 1";
+                return Err(Error::conflict("learner", "with a logit scale", reason));
             }
             lengths.extend(learner.lengths());
         }
         let classes = check::classes(&lengths)?;
-        Ok(Self { options, classes })
+        Ok(Self { options, scale, classes })
     }
 }
 
@@ -220,7 +234,7 @@ impl CrossEntropy {
 
     /// Logit scale `s`.
     pub fn scale(&self) -> &LogitScale {
-        &self.options.scale
+        &self.scale
     }
 
     /// Label smoothing `a`.
@@ -240,7 +254,12 @@ impl CrossEntropy {
 
     /// The label of ignored rows.
     pub fn ignore_index(&self) -> i64 {
-        self.options.ignore_index
+        self.options.ignore_index.unwrap_or(-100)
+    }
+
+    /// Whether an ignored label was asked for, beyond the default.
+    pub(crate) fn has_ignore_index(&self) -> bool {
+        self.options.ignore_index.is_some()
     }
 
     /// How row losses become one number.

@@ -147,9 +147,14 @@ impl RebalancedWeights {
                 let excess = inverse / total - self.mu;
                 // A beta of 0 takes the ratio out, an infinite one included.
                 let exponent = if self.beta == 0.0 { 0.0 } else { self.beta * excess };
-                self.alpha + 1.0 / (1.0 + (-exponent).exp())
+                self.alpha + sigmoid(exponent)
             }));
         }
         Ok(weights)
     }
+}
+
+/// `1 / (1 + exp(-x))`.
+pub(crate) fn sigmoid(x: f64) -> f64 {
+    if x >= 0.0 { 1.0 / (1.0 + (-x).exp()) } else { x.exp() / (1.0 + x.exp()) }
 }

@@ -14,7 +14,7 @@ pub enum Perturbation {
     /// Nothing.
     #[default]
     None,
-    /// `delta_i = d`, `[C]`: the same for every sample. Finite, or -inf to mask a class.
+    /// `delta_i = d`, `[C]`: the same for every sample. Finite, or -inf to mask a class (which JSON cannot hold: it has no infinities).
     Shared(Vec<f64>),
     /// `delta_i = -m[y_i]` on the label's own logit, 0 elsewhere; `m` is `[C]`, finite.
     TargetMargin(Vec<f64>),
@@ -28,11 +28,14 @@ impl Perturbation {
     /// Logit adjustment (Menon 2021), added in training: `d_c = lambda * ln(pi_c)`.
     ///
     /// # Errors
-    /// [`Error::Value`]: a count of 0, or `lambda` not finite.
+    /// [`Error::Value`]: a count of 0, `lambda` not finite, or a product beyond f64.
     pub fn logit_adjustment(counts: &ClassCounts, lambda: f64) -> Result<Self> {
         check::finite("lambda", lambda)?;
         counts.check_positive()?;
-        Ok(Self::Shared(counts.priors().into_iter().map(|prior| lambda * prior.ln()).collect()))
+        let offsets: Vec<f64> = counts.priors().into_iter().map(|prior| lambda * prior.ln()).collect();
+        // An infinite one would mask its class.
+        check::each_finite("perturbation", &offsets)?;
+        Ok(Self::Shared(offsets))
     }
 
     /// Balanced softmax (Ren 2020): logit adjustment with `lambda = 1`.
@@ -57,14 +60,17 @@ impl Perturbation {
     /// [`class_scale`](crate::loss::CrossEntropyBuilder::class_scale) and the perturbation `iota_c / s_c`. `tau = 0` is CDT (Ye 2020).
     ///
     /// # Errors
-    /// [`Error::Value`]: a count of 0, or `gamma` or `tau` not finite.
+    /// [`Error::Value`]: a count of 0, `gamma` or `tau` not finite, or a scale or an offset beyond f64.
     pub fn vector_scaling(counts: &ClassCounts, gamma: f64, tau: f64) -> Result<(Vec<f64>, Self)> {
         check::finite("gamma", gamma)?;
         check::finite("tau", tau)?;
         counts.check_positive()?;
         let most = counts.counts().iter().copied().fold(0.0, f64::max);
         let scales: Vec<f64> = counts.counts().iter().map(|n| (n / most).powf(gamma)).collect();
-        let offsets = counts.priors().iter().zip(&scales).map(|(prior, scale)| tau * prior.ln() / scale).collect();
+        check::each_positive("scale", &scales)?;
+        let offset = |(prior, scale): (&f64, &f64)| tau * prior.ln() / scale;
+        let offsets: Vec<f64> = counts.priors().iter().zip(&scales).map(offset).collect();
+        check::each_finite("perturbation", &offsets)?;
         Ok((scales, Self::Shared(offsets)))
     }
 

@@ -1,7 +1,7 @@
 //! Implicit semantic data augmentation (ISDA, Wang 2019) as a class-matrix perturbation, with its running covariance.
 
 use super::Perturbation;
-use crate::data::{Labels, Matrix};
+use crate::data::{Labels, MOST_COLUMNS, Matrix};
 use crate::error::{Error, Result, check};
 use rayon::prelude::*;
 
@@ -10,12 +10,40 @@ use rayon::prelude::*;
 /// Per batch and class, with batch count `m`, total `M` and share `a = m / (m + M)`:
 /// `S <- (1 - a) S + a S_b + a (1 - a) (mu - mu_b)^2`, `mu <- (1 - a) mu + a mu_b`, `M <- M + m` (SPEC 2).
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(try_from = "Unchecked"))]
 pub struct Isda {
     classes: usize,
     features: usize,
     mean: Vec<f64>,
     variance: Vec<f64>,
     count: Vec<f64>,
+}
+
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unchecked {
+    classes: usize,
+    features: usize,
+    mean: Vec<f64>,
+    variance: Vec<f64>,
+    count: Vec<f64>,
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<Unchecked> for Isda {
+    type Error = Error;
+    fn try_from(unchecked: Unchecked) -> Result<Self> {
+        let Unchecked { classes, features, mean, variance, count } = unchecked;
+        let empty = Self::new(classes, features)?;
+        check::length("mean", mean.len(), empty.mean.len())?;
+        check::length("variance", variance.len(), empty.variance.len())?;
+        check::length("count", count.len(), classes)?;
+        check::each_finite("mean", &mean)?;
+        check::each_non_negative("variance", &variance)?;
+        check::each_non_negative("count", &count)?;
+        Ok(Self { classes, features, mean, variance, count })
+    }
 }
 
 impl Isda {
@@ -29,7 +57,15 @@ impl Isda {
                 return Err(Error::shape(name, "length", 0, "at least 1"));
             }
         }
-        let zeros = vec![0.0; classes * features];
+        let Some(size) = classes.checked_mul(features).filter(|&size| size <= MOST_COLUMNS) else {
+            return Err(Error::shape(
+                "classes * features",
+                "length",
+                classes,
+                format!("at most {MOST_COLUMNS} / {features}"),
+            ));
+        };
+        let zeros = vec![0.0; size];
         Ok(Self { classes, features, mean: zeros.clone(), variance: zeros, count: vec![0.0; classes] })
     }
 
@@ -79,6 +115,11 @@ impl Isda {
     /// The running variances `Sigma`, row-major `[C, D]`.
     pub fn variance(&self) -> &[f64] {
         &self.variance
+    }
+
+    /// How many samples of each class were taken in, `[C]`.
+    pub fn count(&self) -> &[f64] {
+        &self.count
     }
 
     /// The perturbation `D_yc = lambda / 2 * sum_d (W_cd - W_yd)^2 Sigma_yd` for classifier weights `W`, `[C, D]`.

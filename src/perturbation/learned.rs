@@ -12,7 +12,8 @@ pub const MAX_STEPS: u32 = 10_000;
 /// Confidences within this of `tau` count as equal to it: rounding must not decide a tie.
 const TIE: f64 = 1e-6;
 
-/// Which classes are augmented: direction +1 maximises a class's loss, -1 minimises it, 0 leaves it alone [Eq. 9, 10].
+/// Which classes are augmented: direction +1 maximises a class's loss, -1 minimises it, 0 leaves it alone [Eq. 9, 10];
+/// for a [`BinaryLearner`] the same by sign, which is this project's extension.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
@@ -35,7 +36,7 @@ pub enum Split {
     Explicit(Vec<i8>),
 }
 
-/// How far a class may be pushed: `eps_c` [Eq. 13, 14].
+/// How far a class may be pushed: `eps_c` [Eq. 13, 14]; for a [`BinaryLearner`] by sign, which is this project's extension.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
@@ -68,7 +69,7 @@ pub enum Bound {
     Explicit(Vec<f64>),
 }
 
-/// What one projected-gradient step of the single-label learner adds, before the factor `direction * alpha`.
+/// What one projected-gradient step of the single-label learner adds, before the factor `direction * alpha` [Alg. 1, Eq. 11, 12].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
@@ -79,16 +80,17 @@ pub enum Step {
     UnitL2,
 }
 
-/// How the multi-label learner moves a class and sign.
+/// How the multi-label learner moves a class and sign, `G` being its unmasked entries and `K = floor(eps / alpha)`. These equations are this
+/// project's, not the paper's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum BinaryStep {
-    /// Gradient steps of size `alpha`.
+    /// K times `delta += direction * alpha * mean over G of (sigmoid(u + delta) - t)`.
     Raw,
-    /// Steps of the gradient's sign, in closed form: `alpha * K`.
+    /// The same with the gradient's sign, in closed form: `-direction * alpha * K` on positives, `+direction * alpha * K` on negatives.
     Sign,
-    /// The bound itself, `eps`.
+    /// The bound itself: `-direction * eps` on positives, `+direction * eps` on negatives.
     Exact,
 }
 
@@ -97,10 +99,10 @@ pub enum BinaryStep {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum GradientSemantics {
-    /// A constant.
+    /// A constant, as in the authors' code for balanced data.
     #[default]
     Detached,
-    /// The steps too are differentiated; directions, bounds and step counts are constants.
+    /// The steps too are differentiated, as in the authors' long-tail scripts; directions, bounds and step counts are constants.
     Through,
 }
 
@@ -159,7 +161,7 @@ impl Split {
 impl Bound {
     /// Checks the numbers, and that the bound goes with the split.
     fn check(&self, split: &Split) -> Result<()> {
-        let conflict = |argument, reason| Err(Error::Conflict { argument, context: "with this split", reason });
+        let conflict = |argument, reason| Err(Error::conflict(argument, "with this split", reason));
         match self {
             Bound::Fixed { eps } => check::non_negative("eps", *eps),
             Bound::Confidence { eps, delta_eps } => {
@@ -225,9 +227,19 @@ impl Bound {
     }
 }
 
+/// Checks the numbers of a rule, and that its parts go together.
+fn check_rule(alpha: f64, split: &Split, bound: &Bound) -> Result<()> {
+    check::positive("alpha", alpha)?;
+    split.check()?;
+    bound.check(split)?;
+    check::classes(&[split.length(), bound.length()]).map(|_| ())
+}
+
 /// `K = floor(eps / alpha * (1 + 1e-6))`, at most [`MAX_STEPS`]; a bare floor would make 0.3 / 0.1 two.
 pub(crate) fn steps(eps: f64, alpha: f64) -> u32 {
-    (eps / alpha * (1.0 + 1e-6)).floor().min(f64::from(MAX_STEPS)) as u32
+    // A bound that is NaN gives no step: the comparison and the conversion take it to 0.
+    let quotient = (eps / alpha * (1.0 + 1e-6)).floor();
+    if quotient > f64::from(MAX_STEPS) { MAX_STEPS } else { quotient as u32 }
 }
 
 /// The single-label learner, LPL [Alg. 1, Eq. 11, 12]: per class present in the batch, `K_c = floor(eps_c / alpha)` steps
@@ -282,10 +294,7 @@ impl Learner {
     /// [`Error::Value`]: `alpha` not finite and > 0; a number of split or bound out of its range. [`Error::Conflict`]: a bound that
     /// does not go with the split.
     pub fn new(step: Step, alpha: f64, split: Split, bound: Bound) -> Result<Self> {
-        check::positive("alpha", alpha)?;
-        split.check()?;
-        bound.check(&split)?;
-        check::classes(&[split.length(), bound.length()])?;
+        check_rule(alpha, &split, &bound)?;
         Ok(Self { step, alpha, split, bound, gradient: GradientSemantics::Detached })
     }
 
@@ -326,7 +335,7 @@ impl Learner {
     }
 }
 
-/// How the negatives' directions of a [`BinaryLearner`] come about.
+/// How the negatives' directions of a [`BinaryLearner`] come about (this project's, not the paper's).
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
@@ -383,10 +392,7 @@ impl BinaryLearner {
     /// # Errors
     /// As [`Learner::new`].
     pub fn new(step: BinaryStep, alpha: f64, split: Split, bound: Bound) -> Result<Self> {
-        check::positive("alpha", alpha)?;
-        split.check()?;
-        bound.check(&split)?;
-        check::classes(&[split.length(), bound.length()])?;
+        check_rule(alpha, &split, &bound)?;
         let negative = if split.uses_confidence() { NegativeSplit::Same } else { NegativeSplit::Opposite };
         let gradient = GradientSemantics::Detached;
         Ok(Self { step, alpha, negative: (negative, bound.clone()), positive: (split, bound), gradient })
@@ -399,11 +405,8 @@ impl BinaryLearner {
     /// [`NegativeSplit::Opposite`] to a confidence split.
     pub fn negatives(mut self, split: NegativeSplit, bound: Bound) -> Result<Self> {
         if split == NegativeSplit::Opposite && self.positive.0.uses_confidence() {
-            return Err(Error::Conflict {
-                argument: "negatives = opposite",
-                context: "with a confidence split",
-                reason: "each sign's own confidences decide",
-            });
+            let reason = "each sign's own confidences decide";
+            return Err(Error::conflict("negatives = opposite", "with a confidence split", reason));
         }
         if let NegativeSplit::Own(own) = &split {
             own.check()?;

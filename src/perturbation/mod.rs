@@ -12,7 +12,7 @@ pub use isda::Isda;
 pub use learned::{
     BinaryLearner, BinaryStep, Bound, GradientSemantics, Learner, MAX_STEPS, NegativeSplit, Split, Step,
 };
-
 pub use running_confidence::RunningConfidence;
 
+pub(crate) use binary::sigmoid;
 pub(crate) use learned::steps;

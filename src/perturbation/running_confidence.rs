@@ -1,5 +1,6 @@
 //! Running mean confidences of the classes (SPEC 3): state of the training loop beside the learner.
 
+use crate::data::MOST_COLUMNS;
 use crate::error::{Error, Result, check};
 
 /// Running mean confidences `m_c`, owned by the training loop: `m_c <- mu * m_c + (1 - mu) * q_c` for the classes present, a class
@@ -40,8 +41,8 @@ impl RunningConfidence {
     /// [`Error::Value`]: `momentum` outside `[0, 1)`. [`Error::Shape`]: no class.
     pub fn new(classes: usize, momentum: f64) -> Result<Self> {
         check::one("momentum", momentum, (0.0..1.0).contains(&momentum), "in [0, 1)")?;
-        if classes == 0 {
-            return Err(Error::shape("classes", "length", 0, "at least 1"));
+        if classes == 0 || classes > MOST_COLUMNS {
+            return Err(Error::shape("classes", "length", classes, format!("at least 1 and at most {MOST_COLUMNS}")));
         }
         Ok(Self { momentum, values: vec![None; classes] })
     }

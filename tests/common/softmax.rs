@@ -75,13 +75,15 @@ impl Case {
         let mut builder = CrossEntropy::builder()
             .label_smoothing(self.smoothing)
             .z_loss(self.z)
-            .ignore_index(self.ignore_index)
             .reduction(self.reduction)
             .perturbation(self.form.clone());
         builder = match self.scale.as_slice() {
             [one] => builder.scale(*one),
             many => builder.class_scale(many),
         };
+        if self.soft.is_none() {
+            builder = builder.ignore_index(self.ignore_index);
+        }
         if let Some(weights) = &self.class_weights {
             builder = builder.class_weights(weights.clone());
         }

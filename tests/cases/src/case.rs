@@ -2,7 +2,7 @@
 
 use crate::problem::Header;
 use crate::{CaseError, Tensor, Values};
-use logit_perturb::{BinaryCrossEntropy, CrossEntropy};
+use logit_perturb::{BinaryCrossEntropy, CrossEntropy, DType};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,6 +25,8 @@ pub struct Case {
     pub rows: usize,
     /// C.
     pub classes: usize,
+    /// The gradient of the loss; files hold that for 1.
+    pub upstream: f64,
     pub(crate) inputs: Tensors,
     /// Expected tensors by their names without `expect.`.
     pub expected: BTreeMap<String, Tensor>,
@@ -93,6 +95,9 @@ impl Case {
             }
         }
         let inputs = Tensors(inputs);
+        if let Some(name) = header.unused().into_iter().find(|name| inputs.has(name)) {
+            return Err(CaseError::tensor(name, "is there, but the problem does not ask for it"));
+        }
         let &[rows, classes] = inputs.get("logits")?.shape.as_slice() else {
             return Err(CaseError::tensor("logits", "must have the shape [N, C]"));
         };
@@ -100,7 +105,41 @@ impl Case {
             return Err(CaseError::tensor("logits", "must be f16, bf16, f32 or f64"));
         }
         let problem = header.build(&inputs, rows, classes)?;
-        Ok(Self { problem, rows, classes, inputs, expected })
+        Ok(Self { problem, rows, classes, upstream: 1.0, inputs, expected })
+    }
+
+    /// A case made by a test: f32 logits `[N, C]`, hard labels `[N]`, no expectations.
+    pub fn cross_entropy(problem: CrossEntropy, classes: usize, logits: &[f32], labels: &[i64]) -> Self {
+        let rows = labels.len();
+        assert_eq!(logits.len(), rows * classes, "the logits must be {rows} x {classes}");
+        let logits = Values::Float(DType::F32, logits.iter().map(|&x| x.into()).collect());
+        let inputs = [
+            ("logits", Tensor { shape: vec![rows, classes], values: logits }),
+            ("labels", Tensor::int([rows], labels.iter().copied())),
+        ];
+        let inputs = Tensors(inputs.map(|(name, tensor)| (name.to_owned(), tensor)).into());
+        Self { problem: Problem::Softmax(problem), rows, classes, upstream: 1.0, inputs, expected: BTreeMap::new() }
+    }
+
+    /// The type of the logits, and the logits `[N, C]`.
+    pub fn logits(&self) -> (DType, &[f64]) {
+        match self.inputs.0.get("logits").map(|tensor| &tensor.values) {
+            Some(Values::Float(dtype, data)) => (*dtype, data),
+            _ => unreachable!("a case is made with floating-point logits"),
+        }
+    }
+
+    /// The labels, where the case has hard ones.
+    pub fn labels(&self) -> Option<&[i64]> {
+        match &self.inputs.0.get("labels")?.values {
+            Values::Int(labels) => Some(labels),
+            Values::Float(..) => None,
+        }
+    }
+
+    /// Whether the rows have weights.
+    pub fn has_sample_weights(&self) -> bool {
+        self.inputs.has("sample_weights")
     }
 }
 

@@ -4,6 +4,7 @@ use crate::scale::Scale;
 use crate::{Case, Results, Tensor, Values};
 use half::{bf16, f16};
 use logit_perturb::DType;
+use logit_perturb::data::Element;
 
 /// What a backend computes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +117,7 @@ impl Rule<'_> {
     /// The largest absolute error of number `i`.
     fn tolerance(&self, i: usize, expected: f64) -> f64 {
         let row = match self.name {
-            "loss_rows" => self.scale.row[i],
+            "loss_rows" | "lse" => self.scale.row[i],
             "grad" => self.scale.row[i / self.columns],
             _ => self.scale.batch(),
         };
@@ -126,7 +127,7 @@ impl Rule<'_> {
         let a = (row / 50.0).max(1.0);
         match self.name {
             "grad" => 1e-6 * self.scale.gradient[i] * a,
-            name if name.starts_with("delta") => 1e-5 * (self.scale.eps / 5.0).max(1.0),
+            name if name.starts_with("delta") => 1e-5 * (self.scale.bound(name, i, self.columns) / 5.0).max(1.0),
             _ => (4e-6 * expected.abs() + 1e-7) * a,
         }
     }
@@ -138,8 +139,8 @@ fn ulps_apart(dtype: DType, a: f64, b: f64) -> Option<u64> {
     let line = |bits: u16| if bits & 0x8000 == 0 { i64::from(bits) } else { -i64::from(bits & 0x7fff) };
     let place = |x: f64| match dtype {
         _ if x.is_nan() => None,
-        DType::F16 => Some(line(f16::from_f64(x).to_bits())),
-        DType::BF16 => Some(line(bf16::from_f64(x).to_bits())),
+        DType::F16 => Some(line(<f16 as Element>::round(x).to_bits())),
+        DType::BF16 => Some(line(<bf16 as Element>::round(x).to_bits())),
         _ => None,
     };
     Some(place(a)?.abs_diff(place(b)?))

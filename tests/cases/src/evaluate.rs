@@ -2,7 +2,7 @@
 
 use crate::{Case, CaseError, Problem, Tensor};
 use logit_perturb::cpu::{self, BinaryCrossEntropyBatch, CrossEntropyBatch, Pass};
-use logit_perturb::{BinaryStep, Matrix, MatrixMut, Perturbation, Reduction};
+use logit_perturb::{BinaryStep, Matrix, MatrixMut, Perturbation, Reduction, Upstream};
 use std::collections::BTreeMap;
 
 /// What a backend computed, by the names of the expectations without `expect.`.
@@ -10,8 +10,18 @@ use std::collections::BTreeMap;
 pub struct Results {
     /// The tensors: floating-point ones as f64.
     pub tensors: BTreeMap<&'static str, Tensor>,
+    /// The rows' `lse`, which is no expectation of a file; empty for sigmoid.
+    pub lse: Vec<f64>,
     /// What the tolerances need beside them.
     pub(crate) scale: crate::scale::Scale,
+}
+
+impl Results {
+    /// What another backend computed for the same case.
+    #[must_use]
+    pub fn with_tensors(&self, tensors: BTreeMap<&'static str, Tensor>) -> Self {
+        Self { tensors, ..self.clone() }
+    }
 }
 
 /// Evaluates a case with the f64 reference.
@@ -24,8 +34,9 @@ pub fn evaluate_cpu(case: &Case) -> Result<Results, CaseError> {
     let mut gradient = vec![0.0; n * c];
     let pass = Pass::Into { logits: Matrix::new(&logits, n, c)?, gradient: MatrixMut::new(&mut gradient, n, c)? };
     let mut tensors = BTreeMap::new();
-    let (loss, loss_rows, reduction);
-    let scale;
+    let (loss, loss_rows, lse, reduction);
+    let mut scale;
+    let upstream = Upstream::Scalar(case.upstream);
     match &case.problem {
         Problem::Softmax(problem) => {
             let labels = if case.inputs.has("labels") { Some(case.inputs.ints("labels", &[n])?) } else { None };
@@ -39,7 +50,8 @@ pub fn evaluate_cpu(case: &Case) -> Result<Results, CaseError> {
                 (Some(labels), None) => CrossEntropyBatch::labels(labels),
                 (None, Some(soft)) => CrossEntropyBatch::soft_targets(Matrix::new(soft, n, c)?),
                 _ => return Err(CaseError::tensor("labels", "or `soft_targets` must be there, one of them")),
-            };
+            }
+            .upstream(upstream);
             if let Some(omega) = &omega {
                 batch = batch.sample_weights(omega);
             }
@@ -57,12 +69,12 @@ pub fn evaluate_cpu(case: &Case) -> Result<Results, CaseError> {
                 tensors.insert("tau", Tensor::float([1], vec![learned.tau]));
             }
             scale = crate::scale::softmax(problem, &logits, labels.as_deref(), soft, omega, per_sample, &output);
-            (loss, loss_rows, reduction) = (output.loss, output.loss_rows, problem.reduction());
+            (loss, loss_rows, lse, reduction) = (output.loss, output.loss_rows, output.lse, problem.reduction());
         }
         Problem::Sigmoid(problem) => {
             let targets = case.inputs.floats("targets", &[n, c])?;
             let weights = case.inputs.optional_floats("weights", &[n, c])?;
-            let mut batch = BinaryCrossEntropyBatch::new(Matrix::new(&targets, n, c)?);
+            let mut batch = BinaryCrossEntropyBatch::new(Matrix::new(&targets, n, c)?).upstream(upstream);
             if let Some(weights) = &weights {
                 batch = batch.weights(Matrix::new(weights, n, c)?);
             }
@@ -78,13 +90,14 @@ pub fn evaluate_cpu(case: &Case) -> Result<Results, CaseError> {
                 }
             }
             scale = crate::scale::sigmoid(problem, &logits, &targets, weights, &output);
-            (loss, loss_rows, reduction) = (output.loss, output.loss_rows, problem.reduction());
+            (loss, loss_rows, lse, reduction) = (output.loss, output.loss_rows, Vec::new(), problem.reduction());
         }
     }
+    scale.gradient.iter_mut().for_each(|g| *g *= case.upstream.abs());
     if reduction != Reduction::None {
         tensors.insert("loss", Tensor::float([1], vec![loss]));
     }
     tensors.insert("loss_rows", Tensor::float([n], loss_rows));
     tensors.insert("grad", Tensor::float([n, c], gradient));
-    Ok(Results { tensors, scale })
+    Ok(Results { tensors, lse, scale })
 }

@@ -188,6 +188,23 @@ impl BinaryLearned {
 }
 
 impl Header {
+    /// The inputs that only some problems read, where this one does not: they would be left out silently. Class counts are not among them: a
+    /// dump may carry them along.
+    pub(crate) fn unused(&self) -> Vec<&'static str> {
+        let all = ["ratio", "direction", "direction_pos", "direction_neg", "bound_pos", "bound_neg", "perturbation"];
+        let used: &[&str] = match self {
+            Header::Softmax { learned: Some(learned), .. } => match (&learned.split, &learned.bound) {
+                (_, JsonBound::LongTail { .. }) => &["ratio"],
+                (JsonSplit::Explicit {}, _) => &["direction"],
+                _ => &[],
+            },
+            Header::Sigmoid { learned: Some(_), .. } => &all[2..6],
+            _ => &[],
+        };
+        let form = matches!(self, Header::Softmax { perturbation: Some(_), .. });
+        all.into_iter().filter(|name| !(used.contains(name) || form && *name == "perturbation")).collect()
+    }
+
     /// The problem that the header and the tensors of a batch `[rows, classes]` state.
     pub(crate) fn build(self, tensors: &Tensors, rows: usize, classes: usize) -> Result<Problem, CaseError> {
         let vector = |name: &str| tensors.optional_floats(name, &[classes]);
@@ -204,7 +221,6 @@ impl Header {
             } => {
                 let mut problem = CrossEntropy::builder()
                     .reduction(reduction(&name, divisor)?)
-                    .scale(scale)
                     .label_smoothing(label_smoothing)
                     .z_loss(z_loss);
                 if let Some(label) = ignore_index {
@@ -215,6 +231,8 @@ impl Header {
                         return Err(CaseError::tensor("class_scale", "and key `scale` exclude each other"));
                     }
                     problem = problem.class_scale(scales);
+                } else {
+                    problem = problem.scale(scale);
                 }
                 if let Some(weights) = vector("class_weights")? {
                     problem = problem.class_weights(weights);
@@ -230,8 +248,6 @@ impl Header {
                             Perturbation::PerSample
                         }
                     });
-                } else if tensors.has("perturbation") {
-                    return Err(CaseError::tensor("perturbation", "is there, but the problem does not name its form"));
                 }
                 if let Some(learned) = learned {
                     problem = problem.learner(learned.build(tensors, classes)?);

@@ -10,13 +10,23 @@ pub(crate) struct Scale {
     pub(crate) row: Vec<f64>,
     /// `G / a`, `[N, C]`.
     pub(crate) gradient: Vec<f64>,
-    /// The largest bound of a learner, 0 without one.
-    pub(crate) eps: f64,
+    /// The bounds of a learner: of the classes present, or of the positives and then the negatives; none without one.
+    pub(crate) bounds: Vec<f64>,
     /// The bounds divided by alpha where they depend on confidences, else empty: f32 may take a step more or less near an integer.
     pub(crate) step_quotients: Vec<f64>,
 }
 
 impl Scale {
+    /// `eps` of element `i` of the expectation `delta`, `delta_pos` or `delta_neg`.
+    pub(crate) fn bound(&self, name: &str, i: usize, columns: usize) -> f64 {
+        let place = match name {
+            "delta" => i / columns,
+            "delta_neg" => columns + i,
+            _ => i,
+        };
+        self.bounds.get(place).copied().filter(|bound| bound.is_finite()).unwrap_or(0.0)
+    }
+
     /// The largest finite `|v|` of the batch.
     pub(crate) fn batch(&self) -> f64 {
         self.row.iter().copied().fold(0.0, f64::max)
@@ -73,14 +83,14 @@ pub(crate) fn softmax(
         problem.scale().at(k) * (ce + 2.0 * problem.z_loss() * output.lse[i].abs() / valid_rows)
     };
     let gradient = (0..n).flat_map(|i| (0..c).map(move |k| (i, k))).map(|(i, k)| element(i, k)).collect();
-    let eps = learned.map_or(0.0, |learned| learned.bound.iter().copied().fold(0.0, f64::max));
+    let bounds = learned.map_or_else(Vec::new, |learned| learned.bound.clone());
     let step_quotients = match (problem.learner(), learned) {
         (Some(learner), Some(learned)) if matches!(learner.bound(), logit_perturb::Bound::Confidence { .. }) => {
             learned.bound.iter().map(|bound| bound / learner.alpha()).collect()
         }
         _ => Vec::new(),
     };
-    Scale { row, gradient, eps, step_quotients }
+    Scale { row, gradient, bounds, step_quotients }
 }
 
 pub(crate) fn sigmoid(
@@ -114,8 +124,6 @@ pub(crate) fn sigmoid(
         let weight = weights.as_ref().map_or(1.0, |weights| weights[index]);
         weight * (1.0 + problem.pos_weight().map_or(1.0, |p| p[k]) * t) * gamma / z
     };
-    let eps = learned.map_or(0.0, |learned| {
-        learned.positive.bound.iter().chain(&learned.negative.bound).copied().fold(0.0, f64::max)
-    });
-    Scale { row, gradient: (0..n * c).map(element).collect(), eps, step_quotients: Vec::new() }
+    let bounds = learned.map_or_else(Vec::new, |learned| [&*learned.positive.bound, &*learned.negative.bound].concat());
+    Scale { row, gradient: (0..n * c).map(element).collect(), bounds, step_quotients: Vec::new() }
 }
