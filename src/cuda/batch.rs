@@ -2,7 +2,7 @@
 
 use crate::data::check_layout;
 use crate::error::{Error, Result};
-use cudarc::driver::{CudaView, CudaViewMut};
+use cudarc::driver::{CudaContext, CudaView, CudaViewMut, DeviceSlice};
 
 /// Logits on the device: `rows` rows of `columns`, `stride` elements apart.
 #[derive(Debug)]
@@ -62,6 +62,18 @@ pub enum DevicePass<'a, T> {
 }
 
 impl<T> DevicePass<'_, T> {
+    /// A typed error unless all buffers lie in this context.
+    pub(super) fn check_context(&self, context: &CudaContext) -> Result<()> {
+        match self {
+            DevicePass::Forward(logits) => check_context("logits", &logits.data, context),
+            DevicePass::InPlace(logits) => check_context("logits", &logits.data, context),
+            DevicePass::Into { logits, gradient } => {
+                check_context("logits", &logits.data, context)?;
+                check_context("gradient", &gradient.data, context)
+            }
+        }
+    }
+
     /// `(N, C)`, once logits and gradient agree.
     pub(super) fn shape(&self) -> Result<(usize, usize)> {
         match self {
@@ -78,6 +90,14 @@ impl<T> DevicePass<'_, T> {
             }
         }
     }
+}
+
+/// A typed error unless a buffer lies in this context: another's addresses mean nothing here.
+fn check_context<T>(argument: &'static str, data: &impl DeviceSlice<T>, context: &CudaContext) -> Result<()> {
+    if **data.stream().context() == *context {
+        return Ok(());
+    }
+    Err(Error::conflict(argument, "with this operation", "its memory belongs to another CUDA context"))
 }
 
 /// Class labels `[N]` on the device.
@@ -103,5 +123,14 @@ impl DeviceLabels<'_> {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// A typed error unless the labels lie in this context.
+    pub(super) fn check_context(&self, context: &CudaContext) -> Result<()> {
+        match self {
+            DeviceLabels::I32(labels) => check_context("labels", labels, context),
+            DeviceLabels::I64(labels) => check_context("labels", labels, context),
+            DeviceLabels::U32(labels) => check_context("labels", labels, context),
+        }
     }
 }

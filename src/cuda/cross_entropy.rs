@@ -157,12 +157,14 @@ impl CrossEntropyOp {
     ///
     /// # Errors
     /// [`Error::Shape`] where shapes disagree or the batch exceeds what was prepared; [`Error::Value`] for an upstream gradient that is not
-    /// finite; [`Error::Conflict`] while cudarc's event tracking would break a capture, or would not see who uses a captured workspace.
+    /// finite; [`Error::Conflict`] for memory of another context, and while cudarc's event tracking would break a capture, or would not see who uses a captured workspace.
     pub fn enqueue(&mut self, mut pass: DevicePass<'_, f32>, labels: DeviceLabels<'_>, upstream: f64) -> Result<()> {
         let (rows, columns) = pass.shape()?;
         check::length("logits' columns", columns, self.classes)?;
         check::length("labels", labels.len(), rows)?;
         check::finite("upstream", upstream)?;
+        pass.check_context(self.stream.context())?;
+        labels.check_context(self.stream.context())?;
         if rows > self.max_rows {
             return Err(Error::shape("logits", "rows", rows, format!("at most the {} prepared", self.max_rows)));
         }
