@@ -2,10 +2,11 @@
 //! gradient and alignment on batches of at most 64 rows, under limits small enough that every loop takes a second turn. What the kernels move
 //! is counted element by element.
 
+use bytemuck::bytes_of;
 use logit_perturb::cpu::{self, CrossEntropyBatch, Pass};
-use logit_perturb::kernel::{Limits, Regime};
+use logit_perturb::kernel::{Addresses, ErrorWord, LabelType, Limits, Plan, Regime, Sequence, Shape, WorkspaceSizes};
 use logit_perturb::{CrossEntropy, Labels, Matrix, MatrixMut, Perturbation, Reduction};
-use logit_perturb_emulator::{Batch, Emulator, Gradient, Operation, Options, Outcome, Rows};
+use logit_perturb_emulator::{Batch, Emulator, Gradient, Layout, Operation, Options, Outcome, Rows};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -30,6 +31,7 @@ struct Case {
     rows: Rows,
     gradient: Gradient,
     upstream: f64,
+    limits: Limits,
 }
 
 impl Case {
@@ -46,6 +48,7 @@ impl Case {
             rows: at,
             gradient: Gradient::Into(at),
             upstream: 1.0,
+            limits: TINY,
         }
     }
 
@@ -58,7 +61,7 @@ impl Case {
             rows: self.rows,
             gradient: self.gradient,
             upstream: self.upstream,
-            limits: TINY,
+            limits: self.limits,
         };
         let operation = Operation::new(&mut emulator, &self.problem, &batch);
         operation.run(&mut emulator).unwrap_or_else(|faults| panic!("{} classes: {faults:?}", self.classes))
@@ -153,16 +156,22 @@ fn every_regime_alignment_and_place_agrees_with_the_reference() {
     println!("{} batches", outcomes.len());
 }
 
-/// Each logit read once and each gradient written once; twice read where the row fits nowhere.
+/// Each logit read once and each gradient written once; twice read where the row fits nowhere, not at all where it is ignored.
 #[test]
 fn every_element_moves_as_often_as_it_must() {
     for c in LENGTHS {
         for fused in [true, false] {
             let at = Rows { stride: c + 2, offset: 1 };
             let gradient = if fused { Gradient::Into(at) } else { Gradient::None };
-            let outcome = Case { rows: at, gradient, ..Case::random(c, 5, 1) }.run(2);
+            let mut case = Case { rows: at, gradient, ..Case::random(c, 5, 1) };
+            case.labels[2] = -100;
+            let outcome = case.run(2);
             let reads = if outcome.plan.regime() == Regime::TwoRead && fused { 2 } else { 1 };
-            assert!(outcome.logits_traffic.reads.iter().all(|&n| n == reads), "{c} classes: {}", outcome.plan);
+            for (row, read) in outcome.logits_traffic.reads.chunks(c).enumerate() {
+                // Nobody needs an ignored row; a tile is copied as a whole.
+                let reads = if row == 2 && outcome.plan.regime() != Regime::Tile { 0 } else { reads };
+                assert!(read.iter().all(|&n| n == reads), "{c} classes, row {row}: {}", outcome.plan);
+            }
             assert!(outcome.logits_traffic.writes.iter().all(|&n| n == 0));
             if let Some(traffic) = outcome.gradient_traffic {
                 assert!(traffic.writes.iter().all(|&n| n == 1) && traffic.reads.iter().all(|&n| n == 0), "{c} classes");
@@ -277,7 +286,8 @@ fn batches_of_no_row_have_loss_0() {
 fn values_that_are_not_finite_stay_in_their_rows() {
     const INF: f32 = f32::INFINITY;
     for c in [10, 65, 130, 700, 4200] {
-        for (value, at) in [(f32::NAN, 3), (f32::NAN, 0), (INF, 3), (-INF, 3), (-INF, 0), (1e4, 2), (-1e4, 0)] {
+        for (value, at) in [(f32::NAN, 3), (f32::NAN, 0), (INF, 3), (-INF, 3), (-INF, 0), (1e4, 0), (1e4, 2), (-1e4, 0)]
+        {
             let mut case = Case::random(c, 6, 11);
             case.labels = vec![0, 1, 2, 3, 4, 0];
             // Row 3 has it at its label or beside it; the ignored row 4 has it everywhere.
@@ -286,15 +296,29 @@ fn values_that_are_not_finite_stay_in_their_rows() {
             case.logits[4 * c..5 * c].fill(f32::NAN);
             case.compare(&case.run(1), &case.labels);
         }
-        let mut masked = Case::random(c, 3, 12);
+        let mut masked = Case::random(c, 4, 12);
         masked.logits[c..2 * c].fill(-INF);
         // A run of -inf that covers whole threads and warps, and all but the label.
         masked.logits[c / 3..c].fill(-INF);
         masked.labels[0] = 0;
-        masked.logits[2 * c..3 * c].fill(-INF);
+        masked.logits[2 * c..4 * c].fill(-INF);
         masked.logits[2 * c + 1] = 0.5;
         masked.labels[2] = 1;
+        // A thread that finds a NaN and no number.
+        (masked.logits[3 * c], masked.logits[3 * c + 5], masked.labels[3]) = (f32::NAN, 0.5, 5);
         masked.compare(&masked.run(2), &masked.labels);
+    }
+}
+
+/// Only differences within a row count: what fills up a sum or a maximum must not be among them.
+#[test]
+fn rows_may_lie_far_from_0() {
+    for c in [10, 100, 700, 4200] {
+        for shift in [-300.0, 300.0] {
+            let mut case = Case::random(c, 5, 13);
+            case.logits.iter_mut().for_each(|x| *x += shift);
+            case.compare(&case.run(1), &case.labels);
+        }
     }
 }
 
@@ -361,5 +385,109 @@ fn a_row_does_not_depend_on_the_others() {
         let alone = single.run(2);
         assert_eq!(all.loss_rows[4].to_bits(), alone.loss_rows[0].to_bits(), "{c} classes");
         assert_eq!(all.gradient[4 * c..5 * c], alone.gradient, "{c} classes");
+    }
+}
+
+/// So small a device that a block meets more tiles, and in the last block a thread more partial sums, than one. With a row a tile, the
+/// partial sums are as many as rows.
+fn smallest(classes: usize, labels_in_block: i64) -> Limits {
+    let (block_threads, tile) = (if classes == 1100 { 64 } else { 32 }, (classes as u32 | 1) * 4);
+    Limits { block_threads, shared_memory: 2048 + tile, labels_in_block, ..TINY }
+}
+
+#[test]
+fn loops_over_tiles_chunks_and_partial_sums_take_many_turns() {
+    for (c, regime) in
+        [(3, Regime::Tile), (10, Regime::Tile), (100, Regime::Warp), (1100, Regime::Block), (1200, Regime::TwoRead)]
+    {
+        // A chunk a row; chunks shorter than a block; none, where a block counts more labels than it has threads.
+        for labels_in_block in [2, 20, 100] {
+            let mut case = Case { limits: smallest(c, labels_in_block), ..Case::random(c, 70, 21) };
+            (case.labels[0], case.labels[40], case.labels[69]) = (-100, -100, -100);
+            let outcome = case.run(7);
+            assert_eq!((outcome.plan.regime(), outcome.plan.tile_rows), (regime, 1), "{c} classes: {}", outcome.plan);
+            case.compare(&outcome, &case.labels);
+        }
+    }
+}
+
+/// A warp may be a tile ahead of another: its sum must not take the place of one that is still to be read. Every other tile is ignored, so
+/// that it takes no time.
+#[test]
+fn sums_of_fast_warps_wait_for_slow_ones() {
+    for c in [100, 700, 1200] {
+        let limits = Limits { multiprocessors: 1, labels_in_block: 1000, ..TINY };
+        let tile_rows = Plan::new(c, true, false, limits).tile_rows as usize;
+        let mut case = Case { gradient: Gradient::None, limits, ..Case::random(c, 40 * tile_rows, 24) };
+        case.labels.chunks_mut(tile_rows).skip(1).step_by(2).for_each(|tile| tile.fill(-100));
+        for seed in 0..8 {
+            case.compare(&case.run(seed), &case.labels);
+        }
+    }
+}
+
+/// Labels beyond i32 are numbers like others.
+#[test]
+fn u32_labels_keep_their_highest_bit() {
+    let mut case = Case::random(10, 5, 25);
+    case.problem = CrossEntropy::builder().ignore_index(i64::from(u32::MAX)).build().unwrap();
+    (case.labels[1], case.labels[3]) = (i64::from(u32::MAX), i64::from(u32::MAX - 1));
+    let labels: Vec<u32> = case.labels.iter().map(|&label| label as u32).collect();
+    let outcome = case.run_as(Options::default(), Labels::U32(&labels));
+    assert_eq!(outcome.error, ErrorWord { bad_labels: 1, first_row: 3, first_label: i64::from(u32::MAX - 1) });
+}
+
+/// The first bad label is the one of the least row, whichever thread, chunk or block finds it.
+#[test]
+fn the_first_bad_label_is_found_in_any_row() {
+    for labels_in_block in [2, 20, 100] {
+        for bad in [&[69][..], &[33, 69], &[32, 34], &[68, 35, 2], &[66, 34, 64]] {
+            let mut case = Case { limits: smallest(3, labels_in_block), ..Case::random(3, 70, 22) };
+            bad.iter().for_each(|&row| case.labels[row] = 1000 + row as i64);
+            let first = *bad.iter().min().unwrap();
+            let expected =
+                ErrorWord { bad_labels: bad.len() as u64, first_row: first as u64, first_label: 1000 + first as i64 };
+            assert_eq!(case.run(8).error, expected, "{labels_in_block} labels in a block");
+        }
+    }
+}
+
+/// What was not asked for is not stored, each tile's sum is stored once, and labels are counted by one block where nothing is divided by
+/// their number.
+#[test]
+fn a_launch_stores_no_more_than_it_is_asked_for() {
+    for c in [10, 100, 700, 4200] {
+        let case = Case::random(c, 30, 23);
+        let plan = Plan::new(c, false, true, TINY);
+        let sizes = WorkspaceSizes::of([&plan], 30);
+        let mut emulator = Emulator::new(Options::default());
+        let memory = &mut emulator.memory;
+        let logits = memory.upload_rows(&case.logits, Layout::dense(30, c));
+        let labels = memory.upload(&case.labels);
+        let partials = memory.poisoned::<f64>(sizes.partials);
+        memory.watch(labels);
+        memory.watch(partials);
+        let at = Addresses {
+            logits: logits.address(),
+            gradient: logits.address(),
+            labels: labels.address(),
+            partials: partials.address(),
+            tickets: memory.upload(&[0u32; 2]).address(),
+            error: memory.upload(&[ErrorWord::default()]).address(),
+            ..Addresses::default()
+        };
+        let problem = CrossEntropy::builder().reduction(Reduction::Sum).build().unwrap();
+        let shape = Shape { rows: 30, classes: c, logits_stride: c, gradient_stride: c, label_type: LabelType::I64 };
+        let sequence = Sequence::new(&problem, &plan, &at, shape, 1.0);
+        let (geometry, args) = &sequence.main;
+        let report = emulator.launch(&plan.variant, *geometry, bytes_of(args)).unwrap();
+        let team = match plan.regime() {
+            Regime::Tile => 1,
+            Regime::Warp => 32,
+            Regime::Block | Regime::TwoRead => plan.threads,
+        };
+        assert!(report.traffic(labels).reads.iter().all(|&reads| reads == team + 1), "{plan}");
+        let tiles = plan.tiles(30) as usize;
+        assert!(report.traffic(partials).writes[..tiles].iter().all(|&writes| writes == 1), "{plan}");
     }
 }
