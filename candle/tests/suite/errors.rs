@@ -101,7 +101,8 @@ fn perturbations_that_do_not_fit() {
     refuses(forward(&per_sample, &bytes), "`perturbation.dtype` is U8, must be one of f16, bf16, f32, f64");
     let message = "`perturbation = per sample` cannot be used without its matrix: the batch must bring d[N, C]";
     refuses(per_sample.forward(&logits(), &labels()), message);
-    let message = "`perturbation of the batch` cannot be used with this problem: the problem's perturbation is not per sample";
+    let message =
+        "`perturbation of the batch` cannot be used with this problem: the problem's perturbation is not per sample";
     refuses(forward(&plain(), &floats((N, C))), message);
 }
 

@@ -1,0 +1,443 @@
+#!/usr/bin/env python3
+"""Mutation proof of kernels/: changes them in one place at a time and names the emulated test that notices.
+
+usage: scripts/mutants.py                        every mutant; writes tests/mutants/results.csv (tests/mutants/README.md says more)
+       scripts/mutants.py --survivors            those that survived, again; updates the results
+       scripts/mutants.py --only TEXT            those whose file, line or mutation contains TEXT; writes nothing
+       scripts/mutants.py --sample N --seed S    N that results.csv says are killed: must be killed again; writes nothing
+       scripts/mutants.py --list                 lists the mutants
+
+Cargo builds the test binary once, with the kernels in a shared library. A mutant costs the C++ units that its change reaches, that
+library, and the tests until one fails.
+"""
+
+import argparse
+import concurrent.futures
+import csv
+import hashlib
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+KERNELS = ROOT / "kernels"
+RESULTS = ROOT / "tests/mutants/results.csv"
+README = ROOT / "tests/mutants/README.md"
+TEST_TARGETS = ["emulated", "emulated_edges"]
+COLUMNS = ["file", "line", "mutation", "outcome", "killed_by"]
+
+# Seconds of CPU that a test may take beyond ten times what it takes without a mutant. The emulator counts the steps of threads that wait,
+# so only a loop that touches nothing lasts as long.
+HANG_CPU_S = 20
+
+# How a test ends that a mutant kills; by any other signal, it crashes.
+NOTES = {101: "", -signal.SIGXCPU: " (hangs)", -signal.SIGILL: " (beyond an array)", -signal.SIGTRAP: " (beyond an array)"}
+
+# What is replaced, and by what. Applied to code, never to comments; every match is a mutant.
+RULES = [
+    # Waiting.
+    (r"\b(?:block_barrier|device_fence)\(\);", ""),
+    (r"\bturn \^= 1;", ""),
+    (r"\bWARP / 2\b", "WARP / 4"),
+    (r"\blanes > 0\b", "lanes > 1"),
+    (r"\bgrid_blocks\(\) - 1\b", "grid_blocks()"),
+    # Bounds.
+    (r" < ", " <= "),
+    (r" <= ", " < "),
+    (r" >= ", " > "),
+    (r"(?<=\+= )(block_threads|grid_blocks|team_threads)\(\)", r"\1() + 1"),
+    (r"(?<== )(thread_index|block_index|team_thread)\(\);", r"\1() + 1;"),
+    (r"(?<=from )\+ thread_index\(\)", ""),
+    (r"(\w+ = )0; (?=\w+ < |j < )", r"\g<1>1; "),
+    (r"\+ args\.(tile_rows|chunk) - 1\b", ""),
+    (r"\(chunk \+ 1\)", "chunk"),
+    (r"(?<=first \+ )[14]\b(?= <=)", "3"),
+    # What things start from.
+    (r"\bminus_infinity\(\)(?!\s*\{)", "0.0f"),
+    (r"\b0\.0f\b", "1.0f"),
+    (r"\b0\.0\b(?!f)", "1.0"),
+    (r"(?<!define )\bNO_ROW\b", "0"),
+    (r"\{0, 0, ", "{1, 1, "),
+    (r"(?<=valid, )0\b|(?<=bad, )0\b", "1"),
+    (r": -1(?=[;)])", ": 0"),
+    # Operations.
+    (r"\bMaximum\(\)", "Minimum()"),
+    (r"\bMinimum\(\)", "Maximum()"),
+    (r"\bSum\(\)", "Maximum()"),
+    (r" == ", " != "),
+    (r" != ", " == "),
+    (r"(?<=return b < a \? )b : a", "a : b"),
+    (r"\blog1pf\((\w+)\)", r"logf(1.0f + \1)"),
+    # Selections, where a name alone decides.
+    (r"(?<![=<>&|] )(?<![\w.])([a-z][\w.]*)(?= \? )", r"!\1"),
+    (r"!(inside)(?= \? )", r"\1"),
+    (r"\bKEEP\b(?= \? )", "!KEEP"),
+    # Widths.
+    (r"((?:\([^()]*\)|[\w.]+) \* args\.(?:\w+_stride|tile_rows|chunk))\b", r"static_cast<i64>(static_cast<i32>(\1))"),
+    (r"\bstatic_cast<const i64\*>", "static_cast<const i32*>"),
+    (r"\bstatic_cast<const i32\*>", "static_cast<const i64*>"),
+    (r"\bstatic_cast<const u32\*>", "static_cast<const i32*>"),
+    # Places in memory.
+    (r"(?<=scratch) \+ turn \* MOST_WARPS", ""),
+    (r"(?<=scratch\[)turn(?=\])", "0"),
+    (r"\* pitch\b", "* classes"),
+    (r"\bclasses \| 1\b", "classes"),
+    (r"& 15\b", "& 7"),
+    (r"\b4 \* slot - shift\b", "4 * slot"),
+    (r"\baligned && ", ""),
+    (r"(?<=aligned = )shift_of\(to\) == reading\.shift", "true"),
+    (r"\bargs\.gradient_stride\b", "args.logits_stride"),
+    (r"\bload_fresh\((&?[\w.\[\]>-]+(?: \+ tile)?)\)", r"load_fresh(\1) * 0"),
+    # Numbers.
+    (r"\blabel_exp\(\)(?=; \})", "0.0f"),
+    (r"args\.upstream \* args\.perturbation\.scale / divisor", "args.upstream / divisor"),
+    (r"\bsum / divisor\b", "sum"),
+    (r"-softmax\.others\b", "softmax.others"),
+    (r"\bperturbation\.scale \* (?=\()", ""),
+    (r"1\.44269504088896341f", "1.4426f"),
+    # Statements.
+    (r"(?<=[ {])(?:store|store_row|store_stream|store_stream4|record_bad_labels|write_row)\((?!(?:T|const|float)\b).*\);", ";"),
+]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of `length` characters at `column` of a line, `replacement` in their place."""
+
+    file: str
+    line: int
+    column: int
+    length: int
+    replacement: str
+    mutation: str
+
+
+def sources():
+    """The kernels' files, without the tables beside them."""
+    return sorted(path for path in KERNELS.iterdir() if path.suffix in (".cu", ".cuh"))
+
+
+def kernels_hash():
+    """sha256 over names and bytes of the kernels' files."""
+    digest = hashlib.sha256()
+    for path in sources():
+        digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def emulated_code(text):
+    """The lines that the host compiles as code, by number: no comments, no definitions for the device alone."""
+    # For each conditional that is open: whether it asks for EMULATED, and whether its present branch is the device's.
+    branches = []
+    for number, line in enumerate(text.splitlines(), 1):
+        code = line.split("//")[0]
+        directive = re.match(r"\s*#\s*(\w+)\s*(\w*)", code)
+        word, name = directive.groups() if directive else ("", "")
+        if word in ("if", "ifdef", "ifndef"):
+            asks = name == "EMULATED"
+            branches.append((asks, asks and word == "ifndef"))
+        elif word == "else":
+            asks, device = branches.pop()
+            branches.append((asks, asks and not device))
+        elif word == "endif":
+            branches.pop()
+        elif word not in ("include", "pragma") and "static_assert" not in code:
+            if not any(device for _, device in branches):
+                yield number, code
+
+
+def conditions(code):
+    """Where the conditions of a line's `if`s begin and end."""
+    for match in re.finditer(r"\bif \(", code):
+        end, depth = match.end(), 1
+        while depth:
+            depth += {"(": 1, ")": -1}.get(code[end], 0)
+            end += 1
+        yield match.end(), end - 1
+
+
+def changes(code):
+    """Every change of a line: column, length, replacement."""
+    guards = list(conditions(code))
+    for begin, end in guards:
+        yield begin, end - begin, "true"
+        yield begin, end - begin, "false"
+    for pattern, replacement in RULES:
+        for match in re.finditer(pattern, code):
+            # A guard that is always or never taken says more than one that is turned round.
+            guarded = any(begin <= match.start() < end for begin, end in guards)
+            if not (guarded and replacement in (" == ", " != ")):
+                yield match.start(), len(match.group()), match.expand(replacement)
+
+
+def all_mutants():
+    """Every mutant, in the order of the sources."""
+    mutants = []
+    for path in sources():
+        for number, code in emulated_code(path.read_text()):
+            for column, length, replacement in sorted(set(changes(code))):
+                before, old, after = code[:column], code[column : column + length], code[column + length :]
+                mutation = f"{before[-24:].lstrip()}[{old.strip()} => {replacement.strip()}]{after[:16].rstrip()}"
+                mutants.append(Mutant(path.name, number, column, length, replacement, mutation))
+    return mutants
+
+
+def apply(mutant, folder):
+    """Leaves the kernels with the change in the folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path in sources():
+        text = path.read_text()
+        if path.name == mutant.file:
+            lines = text.splitlines(keepends=True)
+            line = lines[mutant.line - 1]
+            lines[mutant.line - 1] = line[: mutant.column] + mutant.replacement + line[mutant.column + mutant.length :]
+            text = "".join(lines)
+        (folder / path.name).write_text(text)
+
+
+class DoesNotCompile(Exception):
+    """The compiler's message."""
+
+
+class Bench:
+    """The test binaries, and what mutants are built with."""
+
+    def __init__(self, work, most_jobs):
+        self.work = work
+        self.cxx = shlex.split(os.environ.get("CXX", "g++"))
+        self.flags = ["-std=c++17", "-O1", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-DEMULATED", "-w"]
+        # Locals are the compiler's, not the emulator's: it checks their bounds, as scripts/sanitize.sh does, and needs no library to trap.
+        bounds = "bounds" if "clang" in subprocess.check_output([*self.cxx, "--version"], text=True) else "bounds-strict"
+        self.flags += [f"-fsanitize={bounds},object-size", "-fsanitize-undefined-trap-on-error"]
+        self.jobs = most_jobs
+        messages = self.cargo("test", "--no-run", *[f"--test={name}" for name in TEST_TARGETS])
+        outs = [m["out_dir"] for m in messages if m.get("out_dir") and "logit-perturb-emulator" in m["out_dir"]]
+        self.units = self.read_units(Path(outs[0]) / "sources")
+        self.objects = {}
+        self.precompile()
+        library = self.build(KERNELS, work / "unchanged")
+        linker = work / "linker"
+        # Before everything else, so that no kernel is taken from the emulator's archive.
+        linker.write_text(f'#!/bin/sh\nexec {os.environ.get("CC", "cc")} -Wl,--no-as-needed {library} "$@"\n')
+        linker.chmod(0o755)
+        self.tests = [test for name in TEST_TARGETS for test in self.link(name, linker)]
+        self.time_tests(library.parent)
+
+    def cargo(self, command, *arguments):
+        """Runs cargo; its messages."""
+        done = subprocess.run(
+            ["cargo", command, "--locked", "--message-format=json-render-diagnostics", *arguments],
+            cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False,
+        )
+        if done.returncode != 0:
+            sys.exit(f"cargo {command} failed")
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    @staticmethod
+    def read_units(folder):
+        """The C++ units made of kernels, by name: their text, with a mark where the folder of the kernels is named."""
+        units = {}
+        for path in sorted(folder.glob("*.cpp")):
+            text = path.read_text()
+            if f'"{KERNELS}/' in text:
+                units[path.stem] = text.replace(f'"{KERNELS}/', '"@KERNELS@/')
+        return units
+
+    def compiler(self, kernels, *arguments):
+        """The command that compiles a unit from standard input."""
+        return [*self.cxx, *self.flags, f"-I{self.work}", f"-I{kernels}", f"-I{ROOT}/tests/emulator/cpp", *arguments]
+
+    def precompile(self):
+        """What all units begin with, once; compilers that do not know GCC's way ignore it."""
+        header = ROOT / "tests/emulator/cpp/runtime.hpp"
+        to = self.work / "runtime.hpp.gch"
+        subprocess.run(self.compiler(KERNELS, "-x", "c++-header", str(header), "-o", str(to)), check=True)
+
+    def build(self, kernels, folder):
+        """The kernels of a folder as a shared library. Units that the change does not reach are not compiled again."""
+        folder.mkdir(exist_ok=True)
+        objects = []
+        for name, text in self.units.items():
+            text = text.replace("@KERNELS@", str(kernels))
+            pure = subprocess.run(
+                self.compiler(kernels, "-E", "-P", "-x", "c++", "-"), input=text, capture_output=True, text=True, check=True
+            ).stdout
+            if self.objects.get(name, (None,))[0] == pure:
+                objects.append(self.objects[name][1])
+                continue
+            to = folder / f"{name}.o"
+            done = subprocess.run(
+                self.compiler(kernels, "-c", "-x", "c++", "-", "-o", str(to)), input=text, capture_output=True, text=True, check=False
+            )
+            if done.returncode != 0:
+                raise DoesNotCompile(done.stderr)
+            objects.append(to)
+            if kernels == KERNELS:
+                self.objects[name] = (pure, to)
+        library = folder / "libkernels.so"
+        soname = f"-Wl,-soname,{library.name}"
+        subprocess.run([*self.cxx, "-shared", soname, "-o", str(library), *map(str, objects)], check=True)
+        return library
+
+    def link(self, name, linker):
+        """A test binary that takes the kernels from the library: it and the names of its tests."""
+        messages = self.cargo("rustc", f"--test={name}", "--profile=test", "--", "-C", f"linker={linker}")
+        binary = next(m["executable"] for m in messages if m.get("executable"))
+        copy = self.work / name
+        shutil.copy(binary, copy)
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(linker.parent / "unchanged")}
+        listed = subprocess.run([copy, "--list"], env=environment, capture_output=True, text=True, check=True).stdout
+        return [(copy, test) for test in re.findall(r"^(\S+): test$", listed, re.M)]
+
+    def run_test(self, test, folder, limit):
+        """How a test ends with the library of a folder: its return code."""
+        binary, name = test
+        # A limit on the processor's time, which does not depend on what else the machine does.
+        command = ["sh", "-c", f'ulimit -S -t {limit}; exec "$@"', "sh", str(binary), "--exact", name, "--test-threads=1"]
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), "RUST_BACKTRACE": "0"}
+        return subprocess.run(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+        ).returncode
+
+    def time_tests(self, folder):
+        """Sorts the tests by the time they take, and requires that they pass."""
+
+        def timed(test):
+            start = time.monotonic()
+            if self.run_test(test, folder, 600) != 0:
+                sys.exit(f"{test[1]} fails without a mutant")
+            return time.monotonic() - start, test
+
+        with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
+            times = sorted(pool.map(timed, self.tests))
+        self.tests = [test for _, test in times]
+        self.limit = {test: int(HANG_CPU_S + 10 * seconds) for seconds, test in times}
+
+    def judge(self, mutant, first=""):
+        """A mutant's outcome and what killed it; the test called `first` runs first."""
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            kernels = Path(folder) / "kernels"
+            apply(mutant, kernels)
+            try:
+                self.build(kernels, Path(folder))
+            except DoesNotCompile as error:
+                return "does not compile", next(line for line in str(error).splitlines() if "error" in line)
+            for test in sorted(self.tests, key=lambda test: test[1] != first):
+                code = self.run_test(test, folder, self.limit[test])
+                if code == 0:
+                    continue
+                note = NOTES.get(code, " (crashes)")
+                return "killed", test[1] + note
+        return "survived", ""
+
+
+def row_of(mutant, outcome, killed_by):
+    """A mutant's row of the results."""
+    return dict(zip(COLUMNS, (mutant.file, str(mutant.line), mutant.mutation, outcome, killed_by)))
+
+
+def key_of(row):
+    """What tells a row's mutant from the others."""
+    return row["file"], row["line"], row["mutation"]
+
+
+def read_results():
+    """The rows of the committed results. Ends the program where they are of other kernels than these."""
+    with RESULTS.open(newline="") as file:
+        if file.readline().strip() != f"# kernels/ {kernels_hash()}":
+            sys.exit(f"{RESULTS.relative_to(ROOT)} is of other kernels: run scripts/mutants.py")
+        return list(csv.DictReader(file))
+
+
+def write_results(rows):
+    """Writes the results, with the hash of the kernels they are of."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("w", newline="") as file:
+        file.write(f"# kernels/ {kernels_hash()}\n")
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def run(bench, mutants, first=None):
+    """Judges mutants, several at a time; their rows, in order."""
+    print_lock = threading.Lock()
+    done = [0]
+
+    def one(mutant):
+        outcome, killed_by = bench.judge(mutant, (first or {}).get(mutant, ""))
+        with print_lock:
+            done[0] += 1
+            place = f"{mutant.file}:{mutant.line}"
+            print(f"{done[0]}/{len(mutants)} {outcome:9} {place} {mutant.mutation}  {killed_by}", flush=True)
+        return row_of(mutant, outcome, killed_by)
+
+    with concurrent.futures.ThreadPoolExecutor(bench.jobs) as pool:
+        return list(pool.map(one, mutants))
+
+
+def summary(rows):
+    """Prints the counts; the problems that keep the run from passing."""
+    counts = {}
+    for row in rows:
+        counts[row["outcome"]] = counts.get(row["outcome"], 0) + 1
+    print(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())))
+    explained = README.read_text() if README.exists() else ""
+    problems = [row for row in rows if row["outcome"] == "does not compile"]
+    problems += [row for row in rows if row["outcome"] == "survived" and f"`{row['mutation']}`" not in explained]
+    for row in problems:
+        what = "not explained" if row["outcome"] == "survived" else row["killed_by"]
+        print(f"{row['file']}:{row['line']}: {row['mutation']}: {row['outcome']}, {what}")
+    return problems
+
+
+def main():
+    """Runs what the arguments ask for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="list the mutants")
+    parser.add_argument("--only", metavar="TEXT", help="mutants whose file, line or mutation contains TEXT")
+    parser.add_argument("--survivors", action="store_true", help="run the survivors again, and update their results")
+    parser.add_argument("--sample", type=int, metavar="N", help="N of those known to be killed")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time")
+    options = parser.parse_args()
+    mutants = all_mutants()
+    by_key = {key_of(row_of(mutant, "", "")): mutant for mutant in mutants}
+    if options.only:
+        mutants = [m for m in mutants if options.only in f"{m.file}:{m.line}: {m.mutation}"]
+    if options.list:
+        print("".join(f"{m.file}:{m.line}: {m.mutation}\n" for m in mutants) + f"{len(mutants)} mutants")
+        return
+    known = read_results() if options.sample or options.survivors else []
+    first = {by_key[key_of(row)]: row["killed_by"].split(" ")[0] for row in known if row["outcome"] == "killed"}
+    if options.sample:
+        mutants = random.Random(options.seed).sample(list(first), min(options.sample, len(first)))
+    if options.survivors:
+        mutants = [by_key[key_of(row)] for row in known if row["outcome"] == "survived"]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as work:
+        rows = run(Bench(Path(work), options.jobs), mutants, first)
+    if options.survivors:
+        fresh = {key_of(row): row for row in rows}
+        rows = [fresh.get(key_of(row), row) for row in known]
+    if options.survivors or not (options.sample or options.only):
+        write_results(rows)
+    problems = summary(rows)
+    if options.sample:
+        problems = [row for row in rows if row["outcome"] != "killed"]
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()
