@@ -120,7 +120,7 @@ DEVICE Place place_of(i32 i, i32 classes) {
 
 KERNEL(cross_entropy, CrossEntropyArgs) {
     SHARED(TallyScratch, tally_scratch, 1);
-    SHARED(double, scratch, 2 * MOST_WARPS);
+    SHARED(double, scratch, MOST_WARPS);
     SHARED(u32, flag, 1);
     DYNAMIC_SHARED(float, tile_data);
     const i32 classes = args.labels.classes;
@@ -131,7 +131,6 @@ KERNEL(cross_entropy, CrossEntropyArgs) {
     const float outer = divisor == 0.0f ? 0.0f : args.upstream * args.perturbation.scale / divisor;
 #endif
     const i64 tiles = (args.rows + args.tile_rows - 1) / args.tile_rows;
-    u32 turn = 0;
     for (i64 tile = block_index(); tile < tiles; tile += grid_blocks()) {
         const i64 first = tile * args.tile_rows;
         const i32 rows = static_cast<i32>(minimum<i64>(args.tile_rows, args.rows - first));
@@ -168,9 +167,9 @@ KERNEL(cross_entropy, CrossEntropyArgs) {
             store_row(args, row, softmax);
         }
         // Its barrier also stands between what threads computed by rows and what they copy out, or load next, by places. No other is
-        // needed after the copy: a thread loads the next tile into the very places that it copied out of.
-        const double sum = block_reduce(loss, 0.0, Sum(), scratch + turn * MOST_WARPS);
-        turn ^= 1;
+        // needed after the copy: a thread loads the next tile into the very places that it copied out of, and the barrier after that load
+        // frees the scratch.
+        const double sum = block_reduce(loss, 0.0, Sum(), scratch);
         if (thread_index() == 0) store(args.partials + tile, sum);
 #if FUSED
         for (i32 i = thread_index(); i < rows * classes; i += block_threads()) {
@@ -180,7 +179,7 @@ KERNEL(cross_entropy, CrossEntropyArgs) {
         }
 #endif
     }
-    finish(args, tiles, divisor, flag, scratch + turn * MOST_WARPS);
+    finish(args, tiles, divisor, flag, scratch);
 }
 
 #else
@@ -400,7 +399,7 @@ KERNEL(cross_entropy, CrossEntropyArgs) {
         turn ^= 1;
         if (thread_index() == 0) store(args.partials + tile, sum);
     }
-    finish(args, tiles, divisor, flag, scratch + turn * MOST_WARPS);
+    finish(args, tiles, divisor, flag, scratch);
 }
 
 #endif

@@ -417,7 +417,7 @@ fn sums_of_fast_warps_wait_for_slow_ones() {
     for c in [100, 1100, 4200] {
         let limits = Limits { multiprocessors: 1, labels_in_block: 1000, ..TINY };
         let tile_rows = Plan::new(c, true, false, limits).tile_rows as usize;
-        let mut case = Case { gradient: Gradient::None, limits, ..Case::random(c, 40 * tile_rows, 24) };
+        let mut case = Case { gradient: Gradient::None, limits, ..Case::random(c, 12 * tile_rows, 24) };
         case.labels.chunks_mut(tile_rows).skip(1).step_by(2).for_each(|tile| tile.fill(-100));
         for seed in 0..8 {
             case.compare(&case.run(seed), &case.labels);

@@ -127,6 +127,8 @@ void Launch::arrive(Thread& thread, Meeting& meeting) {
         met->lane_counts.clear();
         ready_.push_back(met);
     }
+    // One that is slow to leave finds what the fast ones did meanwhile.
+    if (doze_one_in_ != 0 && random.one_in(4)) doze(*meeting.waiting[random.below(meeting.waiting.size())]);
     meeting.waiting.clear();
     ++meeting.round;
 }
