@@ -6,7 +6,7 @@
 
 use logit_perturb::cpu::{self, CrossEntropyBatch, Pass};
 use logit_perturb::cuda::{
-    self, CrossEntropyOp, DeviceLabels, DeviceMatrix, DeviceMatrixMut, DevicePass, Kernels, Outputs,
+    self, CrossEntropyOp, DeviceLabels, DeviceMatrix, DeviceMatrixMut, DevicePass, Kernels, Outputs, Setup,
 };
 use logit_perturb::cudarc::driver::{CudaSlice, CudaStream, sys};
 use logit_perturb::{CrossEntropy, Matrix, MatrixMut, Perturbation, Reduction};
@@ -233,7 +233,7 @@ impl Bench {
             return Ok(true);
         }
         let problem = point.problem(Reduction::Mean)?;
-        let mut op = CrossEntropyOp::new(&self.kernels, &self.stream, &problem, c, n, Outputs::default())?;
+        let mut op = CrossEntropyOp::new(&self.kernels, &self.stream, &problem, Setup::new(c, n))?;
         let Self { stream, pristine, logits, gradient, flush, rows, .. } = self;
         stream.memcpy_dtod(&pristine.slice(..n * c), &mut logits.slice_mut(..n * c))?;
         // Several closures use the buffers in turn.
@@ -245,7 +245,7 @@ impl Bench {
         let mut run = || {
             let mut logits = logits.borrow_mut();
             let pass = pass(point, &mut logits, gradient)?;
-            Ok(op.enqueue(pass, DeviceLabels::I64(device_labels.as_view()), 1.0)?)
+            Ok(op.enqueue(pass, DeviceLabels::I64(device_labels.as_view()))?)
         };
         times(stream, RUNS_BEFORE, restore, &mut run)?;
         let flushed = || {
@@ -281,13 +281,13 @@ impl Bench {
     /// Whether one run agrees with the f64 reference in a few rows, and its loss with its rows' losses.
     fn is_right(&mut self, point: &Point, labels: &[i64], device_labels: &CudaSlice<i64>) -> Result<bool> {
         let (n, c, stream) = (point.rows, point.classes, &self.stream);
-        let outputs = Outputs::default().loss_rows();
+        let setup = Setup::new(c, n).outputs(Outputs::default().loss_rows());
         let problem = point.problem(Reduction::Mean)?;
-        let mut op = CrossEntropyOp::new(&self.kernels, stream, &problem, c, n, outputs)?;
+        let mut op = CrossEntropyOp::new(&self.kernels, stream, &problem, setup)?;
         stream.memcpy_dtod(&self.pristine.slice(..n * c), &mut self.logits.slice_mut(..n * c))?;
         stream.memset_zeros(&mut self.gradient)?;
         let pass = pass(point, &mut self.logits, &mut self.gradient)?;
-        op.enqueue(pass, DeviceLabels::I64(device_labels.as_view()), 1.0)?;
+        op.enqueue(pass, DeviceLabels::I64(device_labels.as_view()))?;
         op.check()?;
         let result = if point.in_place { &self.logits } else { &self.gradient };
         let found_losses = stream.clone_dtoh(&op.loss_rows().ok_or("the row losses are not there")?)?;

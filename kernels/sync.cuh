@@ -1,5 +1,5 @@
-// All waiting between threads and between blocks, and what is built of it: warp and block reductions, and the ticket by which the last
-// block to finish learns that it is the last. Nothing else in kernels/ waits.
+// All waiting between threads and between blocks, and what is built of it: warp, block and cluster reductions, and the ticket by which the
+// last block to finish learns that it is the last. Nothing else in kernels/ waits.
 #pragma once
 #include "prelude.cuh"
 
@@ -14,6 +14,49 @@ template <class T> DEVICE T shuffle_xor(T x, u32 lanes) { return __shfl_xor_sync
 // Whoever sees what this thread stores or adds afterwards sees what it stored before.
 DEVICE void device_fence() { __threadfence(); }
 DEVICE u32 atomic_add(u32* to, u32 x) { return atomicAdd(to, x); }
+DEVICE u64 atomic_add(u64* to, u64 x) { return atomicAdd(to, x); }
+DEVICE u64 atomic_min(u64* to, u64 x) { return atomicMin(to, x); }
+DEVICE u32 atomic_or(u32* to, u32 x) { return atomicOr(to, x); }
+
+// Clusters are of sm_90 and later: before, a kernel that calls one of these does not assemble, and one that calls none is none the wiser.
+DEVICE u32 cluster_blocks() {
+    u32 blocks;
+    asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(blocks));
+    return blocks;
+}
+DEVICE u32 cluster_rank() {
+    u32 rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+// All threads of the cluster take part. What one of them stored before, in shared memory too, each of them sees afterwards.
+DEVICE void cluster_barrier() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\t"
+                 "barrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+}
+// From the same place in the shared memory of block `rank` of the cluster.
+template <class T> DEVICE T load_peer(const T* mine, u32 rank) {
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8, "one access of a register or two");
+    u32 from;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(from) : "r"(static_cast<u32>(__cvta_generic_to_shared(mine))), "r"(rank));
+    // The bits, whatever they mean.
+    if constexpr (sizeof(T) == 4) {
+        union {
+            u32 bits;
+            T x;
+        };
+        asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(bits) : "r"(from) : "memory");
+        return x;
+    } else {
+        union {
+            u64 bits;
+            T x;
+        };
+        asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(bits) : "r"(from) : "memory");
+        return x;
+    }
+}
 
 #endif
 
@@ -42,6 +85,40 @@ template <class T, class Operation> DEVICE T block_reduce(T x, T nothing, Operat
     block_barrier();
     const u32 lane = thread_index() % WARP;
     return warp_reduce(lane < block_threads() / WARP ? scratch[lane] : nothing, of);
+}
+
+// The same for several numbers behind one barrier; `scratch` holds `COUNT` times as much.
+template <i32 COUNT, class Operation> DEVICE void block_reduce_each(float (&x)[COUNT], float nothing, Operation of, float* scratch) {
+    const u32 lane = thread_index() % WARP, warp = thread_index() / WARP;
+    for (i32 i = 0; i < COUNT; ++i) {
+        x[i] = warp_reduce(x[i], of);
+        if (lane == 0) scratch[i * MOST_WARPS + warp] = x[i];
+    }
+    block_barrier();
+    for (i32 i = 0; i < COUNT; ++i) {
+        x[i] = warp_reduce(lane < block_threads() / WARP ? scratch[i * MOST_WARPS + lane] : nothing, of);
+    }
+}
+
+// Over the blocks of a cluster, at most a warp's lanes, in an order that their number alone decides: the same bits in every thread of the
+// cluster. `x` is the block's value, in every thread; `place` is in shared memory. No thread of the cluster may still read `place` from
+// before: reductions in a row take two places in turn, and the barrier of each frees the other's. No block may end while a peer may still
+// read its place: a last cluster_barrier() sees to that.
+template <class T, class Operation> DEVICE T cluster_reduce(T x, T nothing, Operation of, T* place) {
+    if (thread_index() == 0) *place = x;
+    cluster_barrier();
+    const u32 lane = thread_index() % WARP;
+    return warp_reduce(lane < cluster_blocks() ? load_peer(place, lane) : nothing, of);
+}
+
+// The same for several numbers behind one barrier.
+template <i32 COUNT, class Operation> DEVICE void cluster_reduce_each(float (&x)[COUNT], float nothing, Operation of, float* places) {
+    if (thread_index() == 0) {
+        for (i32 i = 0; i < COUNT; ++i) places[i] = x[i];
+    }
+    cluster_barrier();
+    const u32 lane = thread_index() % WARP;
+    for (i32 i = 0; i < COUNT; ++i) x[i] = warp_reduce(lane < cluster_blocks() ? load_peer(places + i, lane) : nothing, of);
 }
 
 // True in every thread of the block that comes last of the grid; `flag` is shared. What thread 0 of any block stored before is then seen

@@ -2,6 +2,7 @@
 """Mutation proof of kernels/: changes them in one place at a time and names the emulated test that notices.
 
 usage: scripts/mutants.py                        every mutant; writes tests/mutants/results.csv (tests/mutants/README.md says more)
+       scripts/mutants.py --changed [--file F]   those of files that are not as results.csv found them; updates the results
        scripts/mutants.py --survivors            those that survived, again; updates the results
        scripts/mutants.py --only TEXT            those whose file, line or mutation contains TEXT; writes nothing
        scripts/mutants.py --sample N --seed S    N that results.csv says are killed: must be killed again; writes nothing
@@ -34,7 +35,29 @@ ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "kernels"
 RESULTS = ROOT / "tests/mutants/results.csv"
 README = ROOT / "tests/mutants/README.md"
-TEST_TARGETS = ["emulated", "emulated_edges"]
+# Which tests a file's mutants have to face (of each test target, those whose names begin so), and which variants they are made of: tests run
+# the others unchanged. Together these hold every line of the file.
+SOFTMAX_TESTS = {"emulated": "", "emulated_edges": "", "grid": "emulated::cross_entropy"}
+SIGMOID_TESTS = {"emulated_binary": "", "grid": "emulated::binary"}
+SIGMOID = "(decode_targets|binary_.*)_(f32|bf16).*"
+PROOFS = [
+    (r"(binary_.*|decode_targets)\.cu|(sigmoid|targets|running_sum)\.cuh", SIGMOID_TESTS, SIGMOID),
+    (r"tally_labels\.cu", SOFTMAX_TESTS, "tally"),
+    (r"class_statistics\.cu", SOFTMAX_TESTS, "class_statistics"),
+    (r"tile_rows\.cuh", SOFTMAX_TESTS, "cross_entropy_(f32|bf16)_tile.*"),
+    (
+        r"slot_rows\.cuh", SOFTMAX_TESTS,
+        "cross_entropy_f32_(warp_4|warp_16_general|block_8|block_32_general|shared_general|cluster_general|two_read)|"
+        "cross_entropy_bf16_shared_general",
+    ),
+    (
+        r".*", {**SOFTMAX_TESTS, "emulated_binary": ""},
+        "tally|class_statistics|cross_entropy_f32_(tile_general|warp_4|cluster_general|two_read)|cross_entropy_bf16_(tile|shared_general)|"
+        + SIGMOID,
+    ),
+]
+TEST_TARGETS = ["emulated", "emulated_edges", "emulated_binary", "grid"]
+
 COLUMNS = ["file", "line", "mutation", "outcome", "killed_by"]
 
 # Seconds of CPU that a test may take beyond ten times what it takes without a mutant. The emulator counts the steps of threads that wait,
@@ -47,7 +70,7 @@ NOTES = {101: "", -signal.SIGXCPU: " (hangs)", -signal.SIGILL: " (beyond an arra
 # What is replaced, and by what. Applied to code, never to comments; every match is a mutant.
 RULES = [
     # Waiting.
-    (r"\b(?:block_barrier|device_fence)\(\);", ""),
+    (r"\b(?:block_barrier|device_fence|cluster_barrier)\(\);", ""),
     (r"\bturn \^= 1;", ""),
     (r"\bWARP / 2\b", "WARP / 4"),
     (r"\blanes > 0\b", "lanes > 1"),
@@ -75,10 +98,15 @@ RULES = [
     (r"\bMaximum\(\)", "Minimum()"),
     (r"\bMinimum\(\)", "Maximum()"),
     (r"\bSum\(\)", "Maximum()"),
+    (r"\bMaximal\(\)", "Minimum()"),
+    (r"\bweigh\(([\w.\[\]]+), ((?:[^(),]|\([^()]*\))+)\)", r"(\1 * (\2))"),
     (r" == ", " != "),
     (r" != ", " == "),
     (r"(?<=return b < a \? )b : a", "a : b"),
     (r"\blog1pf\((\w+)\)", r"logf(1.0f + \1)"),
+    (r"\brow\.(?:class_weight|weight|margin)\b(?! =)", "1.25f"),
+    (r"\brow\.delta\b(?! =)", "0"),
+    (r"\brow\.index\b(?=,|\))", "0"),
     # Selections, where a name alone decides.
     (r"(?<![=<>&|] )(?<![\w.])([a-z][\w.]*)(?= \? )", r"!\1"),
     (r"!(inside)(?= \? )", r"\1"),
@@ -99,16 +127,28 @@ RULES = [
     (r"(?<=aligned = )shift_of\(to\) == reading\.shift", "true"),
     (r"\bargs\.gradient_stride\b", "args.logits_stride"),
     (r"\bload_fresh\((&?[\w.\[\]>-]+(?: \+ tile)?)\)", r"load_fresh(\1) * 0"),
+    (r"\boperand\.stride\b", "1"),
+    (r"\bload_peer\((\w+)( \+ i)?, lane\)", r"load_peer(\1\2, 0)"),
+    (r"\bcluster_rank\(\) \* ", ""),
+    (r" / cluster_blocks\(\)", ""),
+    (r"\bj \* (?=static_cast<i32>\(block_threads)", ""),
+    (r"\bi \* MOST_WARPS \+ ", ""),
+    (r"\[k \+ 1\]", "[k]"),
     # Numbers.
+    (r"\b16 \* \(k % 2\)", "0"),
+    (r"\b0x7fffu \+", "0x8000u +"),
     (r"\blabel_exp\(\)(?=; \})", "0.0f"),
-    (r"args\.upstream \* args\.perturbation\.scale / divisor", "args.upstream / divisor"),
-    (r"\bsum / divisor\b", "sum"),
     (r"-softmax\.others\b", "softmax.others"),
-    (r"\bperturbation\.scale \* (?=\()", ""),
+    (r"\* (?:args\.)?perturbation\.scale\b", "* 1.0f"),
     (r"1\.44269504088896341f", "1.4426f"),
     # Statements.
-    (r"(?<=[ {])(?:store|store_row|store_stream|store_stream4|record_bad_labels|write_row)\((?!(?:T|const|float)\b).*\);", ";"),
+    (r"(?<=[ {])(?:store|store_row|store_slot|store_stream|record_bad_labels|write_row|atomic_add|atomic_or|atomic_min|add_to|copy_out)\((?!(?:T|const|float)\b).*\);", ";"),
 ]
+
+
+def proof_of(file):
+    """The tests that a file's mutants face, and the variants they are made of."""
+    return next((tests, variants) for files, tests, variants in PROOFS if re.fullmatch(files, file))
 
 
 @dataclass(frozen=True)
@@ -128,12 +168,9 @@ def sources():
     return sorted(path for path in KERNELS.iterdir() if path.suffix in (".cu", ".cuh"))
 
 
-def kernels_hash():
-    """sha256 over names and bytes of the kernels' files."""
-    digest = hashlib.sha256()
-    for path in sources():
-        digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+def hashes():
+    """The sha256 of each of the kernels' files, by name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sources()}
 
 
 def emulated_code(text):
@@ -217,7 +254,7 @@ class Bench:
     def __init__(self, work, most_jobs):
         self.work = work
         self.cxx = shlex.split(os.environ.get("CXX", "g++"))
-        self.flags = ["-std=c++17", "-O1", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-DEMULATED", "-w"]
+        self.flags = ["-std=c++17", "-O0", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-DEMULATED", "-w"]
         # Locals are the compiler's, not the emulator's: it checks their bounds, as scripts/sanitize.sh does, and needs no library to trap.
         bounds = "bounds" if "clang" in subprocess.check_output([*self.cxx, "--version"], text=True) else "bounds-strict"
         self.flags += [f"-fsanitize={bounds},object-size", "-fsanitize-undefined-trap-on-error"]
@@ -265,11 +302,14 @@ class Bench:
         to = self.work / "runtime.hpp.gch"
         subprocess.run(self.compiler(KERNELS, "-x", "c++-header", str(header), "-o", str(to)), check=True)
 
-    def build(self, kernels, folder):
-        """The kernels of a folder as a shared library. Units that the change does not reach are not compiled again."""
+    def build(self, kernels, folder, variants=".*"):
+        """The kernels of a folder as a shared library. Units of other variants, or that the change does not reach, are as they were."""
         folder.mkdir(exist_ok=True)
         objects = []
         for name, text in self.units.items():
+            if name in self.objects and not re.fullmatch(variants, name):
+                objects.append(self.objects[name][1])
+                continue
             text = text.replace("@KERNELS@", str(kernels))
             pure = subprocess.run(
                 self.compiler(kernels, "-E", "-P", "-x", "c++", "-"), input=text, capture_output=True, text=True, check=True
@@ -299,7 +339,7 @@ class Bench:
         shutil.copy(binary, copy)
         environment = {**os.environ, "LD_LIBRARY_PATH": str(linker.parent / "unchanged")}
         listed = subprocess.run([copy, "--list"], env=environment, capture_output=True, text=True, check=True).stdout
-        return [(copy, test) for test in re.findall(r"^(\S+): test$", listed, re.M)]
+        return [(copy, test) for test in re.findall(r"^(.+?) *: test$", listed, re.M) if not test.startswith("cpu::")]
 
     def run_test(self, test, folder, limit):
         """How a test ends with the library of a folder: its return code."""
@@ -323,6 +363,7 @@ class Bench:
         with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
             times = sorted(pool.map(timed, self.tests))
         self.tests = [test for _, test in times]
+        self.kills = {test: 0 for test in self.tests}
         self.limit = {test: int(HANG_CPU_S + 10 * seconds) for seconds, test in times}
 
     def judge(self, mutant, first=""):
@@ -330,14 +371,18 @@ class Bench:
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             kernels = Path(folder) / "kernels"
             apply(mutant, kernels)
+            targets, variants = proof_of(mutant.file)
             try:
-                self.build(kernels, Path(folder))
+                self.build(kernels, Path(folder), variants)
             except DoesNotCompile as error:
                 return "does not compile", next(line for line in str(error).splitlines() if "error" in line)
-            for test in sorted(self.tests, key=lambda test: test[1] != first):
+            # What has killed many is likely to kill the next.
+            tests = [test for test in self.tests if test[1].startswith(targets.get(test[0].name, "none"))]
+            for test in sorted(tests, key=lambda test: (test[1] != first, -self.kills[test])):
                 code = self.run_test(test, folder, self.limit[test])
                 if code == 0:
                     continue
+                self.kills[test] += 1
                 note = NOTES.get(code, " (crashes)")
                 return "killed", test[1] + note
         return "survived", ""
@@ -353,19 +398,24 @@ def key_of(row):
     return row["file"], row["line"], row["mutation"]
 
 
-def read_results():
-    """The rows of the committed results. Ends the program where they are of other kernels than these."""
+def read_results(changed=False):
+    """The rows of the committed results, of the files that are as they were. Says which are not, unless they are asked for."""
     with RESULTS.open(newline="") as file:
-        if file.readline().strip() != f"# kernels/ {kernels_hash()}":
-            sys.exit(f"{RESULTS.relative_to(ROOT)} is of other kernels: run scripts/mutants.py")
-        return list(csv.DictReader(file))
+        lines = file.read().splitlines()
+    found = dict(line[2:].split() for line in lines if line.startswith("# "))
+    stale = {name for name, digest in hashes().items() if found.get(name) != digest}
+    if stale and not changed:
+        print(f"not proven as they are, run scripts/mutants.py --changed: {', '.join(sorted(stale))}")
+    rows = csv.DictReader(line for line in lines if not line.startswith("# "))
+    return [row for row in rows if row["file"] in hashes() and row["file"] not in stale]
 
 
 def write_results(rows):
-    """Writes the results, with the hash of the kernels they are of."""
+    """Writes the results, with the hashes of the files they are of: those without a mutant need none."""
+    files = {row["file"] for row in rows} | (hashes().keys() - {mutant.file for mutant in all_mutants()})
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("w", newline="") as file:
-        file.write(f"# kernels/ {kernels_hash()}\n")
+        file.writelines(f"# {name} {digest}\n" for name, digest in hashes().items() if name in files)
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -408,6 +458,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="list the mutants")
     parser.add_argument("--only", metavar="TEXT", help="mutants whose file, line or mutation contains TEXT")
+    parser.add_argument("--changed", action="store_true", help="run those of changed files, and update the results")
+    parser.add_argument("--file", metavar="F", help="with --changed: this file alone")
     parser.add_argument("--survivors", action="store_true", help="run the survivors again, and update their results")
     parser.add_argument("--sample", type=int, metavar="N", help="N of those known to be killed")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
@@ -420,19 +472,26 @@ def main():
     if options.list:
         print("".join(f"{m.file}:{m.line}: {m.mutation}\n" for m in mutants) + f"{len(mutants)} mutants")
         return
-    known = read_results() if options.sample or options.survivors else []
-    first = {by_key[key_of(row)]: row["killed_by"].split(" ")[0] for row in known if row["outcome"] == "killed"}
+    known = read_results(options.changed) if options.sample or options.survivors or options.changed else []
+    unnoted = re.compile(r" \((hangs|crashes|beyond an array)\)$")
+    first = {by_key[key_of(row)]: unnoted.sub("", row["killed_by"]) for row in known if row["outcome"] == "killed"}
     if options.sample:
         mutants = random.Random(options.seed).sample(list(first), min(options.sample, len(first)))
+    if options.changed:
+        same = {row["file"] for row in known}
+        mutants = [mutant for mutant in mutants if mutant.file not in same and options.file in (None, mutant.file)]
     if options.survivors:
         mutants = [by_key[key_of(row)] for row in known if row["outcome"] == "survived"]
+    order = [key_of(row_of(mutant, "", "")) for mutant in all_mutants()]
+    rows = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as work:
-        rows = run(Bench(Path(work), options.jobs), mutants, first)
-    if options.survivors:
-        fresh = {key_of(row): row for row in rows}
-        rows = [fresh.get(key_of(row), row) for row in known]
-    if options.survivors or not (options.sample or options.only):
-        write_results(rows)
+        bench = Bench(Path(work), options.jobs)
+        # File by file, so that what is done is kept.
+        for file in dict.fromkeys(mutant.file for mutant in mutants):
+            rows += run(bench, [mutant for mutant in mutants if mutant.file == file], first)
+            if not (options.sample or options.only):
+                fresh = {key_of(row): row for row in [*known, *rows]}
+                write_results([fresh[key] for key in order if key in fresh])
     problems = summary(rows)
     if options.sample:
         problems = [row for row in rows if row["outcome"] != "killed"]

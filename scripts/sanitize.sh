@@ -2,7 +2,7 @@
 # Replays launches of the kernels in the emulator under the address and undefined-behaviour sanitizers, and under the thread sanitizer.
 #
 # usage: scripts/sanitize.sh [RECORDS]
-#   RECORDS  a folder of launches (emulator option `record`); without it those of tests/emulator/tests/kernels.rs are recorded first.
+#   RECORDS  a folder of launches (emulator option `record`); without it those of the short rows of tests/grid are recorded first.
 # CXX names the compiler, JOBS how many run at a time. Ends with an error if any launch fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,7 +15,7 @@ if [ $# -ge 1 ]; then
     records=$1
 else
     records=$work/records
-    EMULATOR_RECORDS=$records cargo test --quiet --locked -p logit-perturb-emulator --test kernels every_regime
+    EMULATOR_RECORDS=$records cargo test --quiet --locked --test grid emulated::
 fi
 mapfile -t launches < <(find "$records" -name '*.launch' | sort)
 [ ${#launches[@]} -gt 0 ] || { echo "no launches in $records" >&2; exit 1; }

@@ -5,7 +5,7 @@
 use libtest_mimic::{Arguments, Failed, Trial};
 use logit_perturb::Error;
 use logit_perturb::cuda::{Compilation, compiler_version};
-use logit_perturb::kernel::{Regime, Variant};
+use logit_perturb::kernel::{DType, Regime, Variant};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -219,7 +219,7 @@ fn processes_race() -> Result<(), Failed> {
 fn own_files() -> Result<(), Failed> {
     let folder = folder()?;
     let folder = folder.path();
-    let warp = |values, fused| Variant::CrossEntropy { regime: Regime::Warp, values, fused };
+    let warp = |values, general| Variant::CrossEntropy { dtype: DType::F32, regime: Regime::Warp, values, general };
     let compilations = [
         Compilation::new(Variant::Tally, 90),
         Compilation::new(Variant::Tally, 80),

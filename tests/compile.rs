@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 const ARCHITECTURES: [i32; 7] = [75, 80, 86, 89, 90, 100, 120];
+/// Threads of the largest block that a plan asks for, and registers of a block.
+const MOST_THREADS: u64 = 512;
+const BLOCK_REGISTERS: u64 = 65_536;
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/registers.csv");
 const HEADER: &str = "nvrtc,architecture,variant,registers,spill_bytes,stack_bytes,shared_bytes";
 
@@ -27,7 +30,7 @@ fn main() {
     let rows = Rows::default();
     let mut trials = Vec::new();
     for architecture in ARCHITECTURES {
-        for variant in Variant::all() {
+        for variant in Variant::all().into_iter().filter(|variant| variant.oldest_architecture() <= architecture) {
             let (version, rows) = (version.clone(), rows.clone());
             let run = move || {
                 let version = version.map_err(|error| error.to_string())?;
@@ -59,6 +62,14 @@ fn compile(variant: Variant, architecture: i32, version: (i32, i32), write: bool
     let shared = number("", " bytes smem").unwrap_or(0);
     if stores + loads > 0 {
         return Err(format!("{stores} bytes of spill stores, {loads} of spill loads").into());
+    }
+    if registers * MOST_THREADS > BLOCK_REGISTERS {
+        return Err(
+            format!("{registers} registers a thread are more than a block of {MOST_THREADS} threads has").into()
+        );
+    }
+    if stack > 0 {
+        return Err(format!("{stack} bytes of arrays that are not in registers").into());
     }
     let row = format!(
         "{}.{},{architecture},{},{registers},{},{stack},{shared}",

@@ -2,8 +2,12 @@
 //!
 //! Those with `sanitize` in their names are the reduced set that also runs under compute-sanitizer.
 
+#[path = "cuda/arguments.rs"]
+mod arguments;
 #[path = "cuda/batch.rs"]
 mod batch;
+#[path = "cuda/binary.rs"]
+mod binary;
 #[path = "cuda/corners.rs"]
 mod corners;
 #[path = "cuda/device.rs"]
@@ -14,6 +18,10 @@ mod errors;
 mod graphs;
 #[path = "cuda/large.rs"]
 mod large;
+#[path = "cuda/options.rs"]
+mod options;
+#[path = "cuda/outputs.rs"]
+mod outputs;
 #[path = "../examples/check/run.rs"]
 mod run;
 #[path = "cuda/streams.rs"]
@@ -35,10 +43,20 @@ const TESTS: &[Test] = &[
     ("sanitize_every_regime_alignment_and_place_agrees_with_the_reference", values::every_regime_alignment_and_place),
     ("sanitize_reductions_scales_and_perturbations_agree_with_the_reference", values::reductions_and_perturbations),
     ("sanitize_label_types_agree", values::label_types),
+    ("sanitize_half_types_agree_with_the_reference", values::half_types),
+    ("sanitize_everything_at_once_agrees_with_the_reference", options::everything_at_once),
+    ("sanitize_class_statistics_agree_and_start_over", outputs::class_statistics),
+    ("sanitize_predictions_are_the_lowest_of_the_largest", outputs::predictions),
     ("sanitize_values_that_are_not_finite_stay_in_their_rows", corners::not_finite),
     ("sanitize_no_row_one_class_and_all_ignored", corners::empty_and_ignored),
     ("sanitize_bad_labels_are_recorded_until_checked", corners::bad_labels),
     ("sanitize_label_pre_pass", corners::label_pre_pass),
+    ("long_rows_agree_with_the_reference", values::long_rows),
+    ("forms_of_perturbations_agree_with_the_reference", options::forms),
+    ("targets_scales_and_weights_agree_with_the_reference", options::targets_and_weights),
+    ("divisors_and_upstreams_of_host_and_device_agree_with_the_reference", options::divisors_and_upstreams),
+    ("gradients_from_what_was_saved_agree_with_the_reference", outputs::backward_from_saved),
+    ("gradients_from_what_was_not_saved_are_refused", outputs::backward_without_saved),
     ("batches_of_many_tiles_agree_with_the_reference", values::many_tiles),
     ("confident_rows_keep_their_gradient", values::confident_rows),
     ("repeated_runs_are_bit_equal", values::repeated_runs),
@@ -46,12 +64,20 @@ const TESTS: &[Test] = &[
     ("rows_do_not_depend_on_the_grid", values::rows_do_not_depend_on_the_grid),
     ("sanitize_graphs_hold_the_kernels_and_nothing_else", graphs::nodes_are_the_kernels),
     ("sanitize_graphs_replay_with_new_labels", graphs::replay_with_new_labels),
+    ("graphs_replay_with_new_divisors_and_upstreams", graphs::replay_with_new_numbers),
     ("graphs_outlive_the_operation", graphs::outlive_the_operation),
     ("captures_under_event_tracking_are_refused", graphs::refused_under_event_tracking),
     ("other_streams_are_waited_for", streams::other_streams_are_waited_for),
     ("enqueueing_neither_allocates_nor_waits", streams::enqueueing_neither_allocates_nor_waits),
     ("operations_may_move_to_another_thread", streams::another_thread),
     ("sanitize_errors_leave_the_context_usable", errors::before_launch),
+    ("wrong_arguments_of_a_batch_are_named", arguments::of_a_batch),
+    ("sanitize_multi_label_formats_and_places_agree", binary::formats_and_places),
+    ("sanitize_multi_label_options_agree", binary::options),
+    ("sanitize_multi_label_corner_cases", binary::corners),
+    ("sanitize_bad_targets_are_recorded_until_checked", binary::bad_targets),
+    ("sanitize_multi_label_graphs_replay_with_new_targets", binary::graphs),
+    ("sanitize_multi_label_errors_leave_the_operation_usable", binary::errors),
     ("devices_are_named", errors::devices_are_named),
     ("memory_that_cannot_be_had_is_an_error", errors::out_of_memory),
 ];

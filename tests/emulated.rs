@@ -3,24 +3,21 @@
 //! is counted element by element.
 
 use logit_perturb::cpu::{self, CrossEntropyBatch, Pass};
-use logit_perturb::kernel::{ErrorWord, Limits, Plan, Regime};
+use logit_perturb::kernel::{DType, ErrorWord, Form, Limits, Plan, Regime};
 use logit_perturb::{CrossEntropy, Labels, Matrix, MatrixMut, Perturbation, Reduction};
-use logit_perturb_emulator::{Batch, Emulator, Gradient, Operation, Options, Outcome, Rows};
+use logit_perturb_emulator::{Batch, Beside, Emulator, Given, Gradient, Operation, Options, Outcome, Rows};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tiny::{TINY, reaches};
 
-/// Two multiprocessors, one block each, 2 KB for a tile: at most two blocks in flight, tiles of few rows.
-const TINY: Limits = Limits {
-    multiprocessors: 2,
-    shared_memory: 4096,
-    resident_threads: 128,
-    resident_blocks: 1,
-    block_threads: 128,
-    labels_in_block: 40,
-};
+#[path = "common/tiny.rs"]
+mod tiny;
 
-/// A regime is reached by these row lengths: tile, warp, block and two reads, with lengths at and beside multiples of the vector and the warp.
-const LENGTHS: [usize; 16] = [1, 2, 3, 10, 31, 33, 64, 65, 127, 128, 130, 700, 1024, 1030, 4093, 4200];
+/// Row lengths at and beside multiples of the vector and the warp, and those of every regime.
+fn lengths() -> Vec<(usize, Limits)> {
+    let beside = [1, 2, 3, 31, 33, 64, 65, 127, 128, 130, 512, 1023, 1030].map(|c| (c, TINY));
+    beside.into_iter().chain(reaches()).collect()
+}
 
 struct Case {
     classes: usize,
@@ -34,7 +31,7 @@ struct Case {
 }
 
 impl Case {
-    fn random(classes: usize, rows: usize, seed: u64) -> Self {
+    fn random((classes, limits): (usize, Limits), rows: usize, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let logits = (0..rows * classes).map(|_| rng.random_range(-8.0..8.0)).collect();
         let labels = (0..rows).map(|_| rng.random_range(0..classes as i64)).collect();
@@ -47,21 +44,22 @@ impl Case {
             rows: at,
             gradient: Gradient::Into(at),
             upstream: 1.0,
-            limits: TINY,
+            limits,
+        }
+    }
+
+    fn batch<'a>(&'a self, labels: Labels<'a>) -> Batch<'a> {
+        Batch {
+            rows: self.rows,
+            gradient: self.gradient,
+            upstream: Given::Host(self.upstream),
+            ..Batch::new(&self.logits, self.classes, labels, self.limits)
         }
     }
 
     fn run_as(&self, options: Options, labels: Labels<'_>) -> Outcome {
         let mut emulator = Emulator::new(options);
-        let batch = Batch {
-            logits: &self.logits,
-            classes: self.classes,
-            labels,
-            rows: self.rows,
-            gradient: self.gradient,
-            upstream: self.upstream,
-            limits: self.limits,
-        };
+        let batch = self.batch(labels);
         let operation = Operation::new(&mut emulator, &self.problem, &batch);
         operation.run(&mut emulator).unwrap_or_else(|faults| panic!("{} classes: {faults:?}", self.classes))
     }
@@ -131,7 +129,7 @@ fn regimes(outcomes: &[Outcome]) -> Vec<Regime> {
 #[test]
 fn every_regime_alignment_and_place_agrees_with_the_reference() {
     let mut outcomes = Vec::new();
-    for (seed, c) in LENGTHS.into_iter().enumerate() {
+    for (seed, (c, limits)) in lengths().into_iter().enumerate() {
         for (stride, offset) in
             [(c, 0), (c.next_multiple_of(4), 0), (c + 1, 0), (c.next_multiple_of(4) + 4, 1), (c + 3, 2)]
         {
@@ -143,7 +141,7 @@ fn every_regime_alignment_and_place_agrees_with_the_reference() {
                 Gradient::Into(Rows { stride: c + 5, offset: 3 }),
             ] {
                 let rows = if c > 1000 { 3 } else { 11 };
-                let mut case = Case { rows: at, gradient, ..Case::random(c, rows, seed as u64) };
+                let mut case = Case { rows: at, gradient, ..Case::random((c, limits), rows, seed as u64) };
                 case.labels[1] = -100;
                 let outcome = case.run(seed as u64);
                 case.compare(&outcome, &case.labels);
@@ -151,18 +149,19 @@ fn every_regime_alignment_and_place_agrees_with_the_reference() {
             }
         }
     }
-    assert_eq!(regimes(&outcomes), [Regime::Tile, Regime::Warp, Regime::Block, Regime::TwoRead]);
+    use Regime::{Block, Cluster, Shared, Tile, TwoRead, Warp};
+    assert_eq!(regimes(&outcomes), [Tile, Warp, Block, Shared, Cluster, TwoRead]);
     println!("{} batches", outcomes.len());
 }
 
 /// Each logit read once and each gradient written once; twice read where the row fits nowhere, not at all where it is ignored.
 #[test]
 fn every_element_moves_as_often_as_it_must() {
-    for c in LENGTHS {
+    for (c, limits) in lengths() {
         for fused in [true, false] {
             let at = Rows { stride: c + 2, offset: 1 };
             let gradient = if fused { Gradient::Into(at) } else { Gradient::None };
-            let mut case = Case { rows: at, gradient, ..Case::random(c, 5, 1) };
+            let mut case = Case { rows: at, gradient, ..Case::random((c, limits), 5, 1) };
             case.labels[2] = -100;
             let outcome = case.run(2);
             let reads = if outcome.plan.regime() == Regime::TwoRead && fused { 2 } else { 1 };
@@ -182,8 +181,10 @@ fn every_element_moves_as_often_as_it_must() {
 /// Aligned rows move no sector that they do not fill.
 #[test]
 fn aligned_rows_move_no_excess_sectors() {
-    for c in [8, 16, 32, 64, 128, 256, 1024, 2048, 4096, 4224] {
-        let outcome = Case::random(c, 6, 1).run(3);
+    let short = [8, 16, 32, 64, 128, 256, 1024].map(|c| (c, TINY));
+    let aligned = short.into_iter().chain(reaches().into_iter().map(|(c, limits)| (c.next_multiple_of(8), limits)));
+    for (c, limits) in aligned {
+        let outcome = Case::random((c, limits), 6, 1).run(3);
         let (read, written) = (outcome.logits_traffic.read_sectors, outcome.gradient_traffic.unwrap().write_sectors);
         let reads = if outcome.plan.regime() == Regime::TwoRead { 2 } else { 1 };
         assert_eq!(read.moved, reads * read.distinct, "{c} classes: {}: {read:?}", outcome.plan);
@@ -193,11 +194,11 @@ fn aligned_rows_move_no_excess_sectors() {
 
 #[test]
 fn reductions_scales_perturbations_and_upstream_gradients_agree_with_the_reference() {
-    for c in [10, 100, 1100, 4200] {
+    for (c, limits) in reaches() {
         for (index, reduction) in
             [Reduction::Mean, Reduction::Sum, Reduction::None, Reduction::Divisor(7.5)].into_iter().enumerate()
         {
-            let mut case = Case::random(c, 7, index as u64);
+            let mut case = Case::random((c, limits), 7, index as u64);
             let delta = (0..c).map(|k| (k as f64 * 0.37).sin() * 2.0).map(|x| f64::from(x as f32)).collect();
             let problem =
                 CrossEntropy::builder().reduction(reduction).scale(1.5).perturbation(Perturbation::Shared(delta));
@@ -209,8 +210,8 @@ fn reductions_scales_perturbations_and_upstream_gradients_agree_with_the_referen
 
 #[test]
 fn label_types_agree_and_each_takes_its_own_ignore_index() {
-    for c in [10, 100, 4200] {
-        let mut case = Case::random(c, 9, 5);
+    for (c, limits) in reaches() {
+        let mut case = Case::random((c, limits), 9, 5);
         case.problem = CrossEntropy::builder().ignore_index(3).build().unwrap();
         case.labels[4] = 3;
         let i32s: Vec<i32> = case.labels.iter().map(|&label| label as i32).collect();
@@ -228,23 +229,14 @@ fn label_types_agree_and_each_takes_its_own_ignore_index() {
 #[test]
 fn bad_labels_are_recorded_and_kept_until_read() {
     for rows in [9, 60] {
-        for c in [10, 100, 1100, 4200] {
+        for (c, limits) in reaches() {
             if c > 100 && rows > 9 {
                 continue;
             }
-            let mut case = Case::random(c, rows, 5);
+            let mut case = Case::random((c, limits), rows, 5);
             (case.labels[2], case.labels[7]) = (c as i64, -7);
             let mut emulator = Emulator::new(Options::default());
-            let batch = Batch {
-                logits: &case.logits,
-                classes: c,
-                labels: Labels::I64(&case.labels),
-                rows: case.rows,
-                gradient: case.gradient,
-                upstream: 1.0,
-                limits: TINY,
-            };
-            let operation = Operation::new(&mut emulator, &case.problem, &batch);
+            let operation = Operation::new(&mut emulator, &case.problem, &case.batch(Labels::I64(&case.labels)));
             let outcome = operation.run(&mut emulator).unwrap();
             let seen: Vec<i64> =
                 case.labels.iter().map(|&y| if (0..c as i64).contains(&y) { y } else { -100 }).collect();
@@ -274,8 +266,8 @@ fn bad_labels_are_recorded_and_kept_until_read() {
 
 #[test]
 fn batches_of_no_row_have_loss_0() {
-    for c in [10, 100, 1100, 4200] {
-        let case = Case::random(c, 0, 1);
+    for (c, limits) in reaches() {
+        let case = Case::random((c, limits), 0, 1);
         assert_eq!(case.run(1).loss.to_bits(), 0f32.to_bits());
     }
 }
@@ -284,10 +276,10 @@ fn batches_of_no_row_have_loss_0() {
 #[test]
 fn values_that_are_not_finite_stay_in_their_rows() {
     const INF: f32 = f32::INFINITY;
-    for c in [10, 65, 130, 1100, 4200] {
+    for (c, limits) in reaches() {
         for (value, at) in [(f32::NAN, 3), (f32::NAN, 0), (INF, 3), (-INF, 3), (-INF, 0), (1e4, 0), (1e4, 2), (-1e4, 0)]
         {
-            let mut case = Case::random(c, 6, 11);
+            let mut case = Case::random((c, limits), 6, 11);
             case.labels = vec![0, 1, 2, 3, 4, 0];
             // Row 3 has it at its label or beside it; the ignored row 4 has it everywhere.
             case.logits[3 * c + at] = value;
@@ -295,7 +287,7 @@ fn values_that_are_not_finite_stay_in_their_rows() {
             case.logits[4 * c..5 * c].fill(f32::NAN);
             case.compare(&case.run(1), &case.labels);
         }
-        let mut masked = Case::random(c, 4, 12);
+        let mut masked = Case::random((c, limits), 4, 12);
         masked.logits[c..2 * c].fill(-INF);
         // A run of -inf that covers whole threads and warps, and all but the label.
         masked.logits[c / 3..c].fill(-INF);
@@ -312,9 +304,9 @@ fn values_that_are_not_finite_stay_in_their_rows() {
 /// Only differences within a row count: what fills up a sum or a maximum must not be among them.
 #[test]
 fn rows_may_lie_far_from_0() {
-    for c in [10, 100, 1100, 4200] {
+    for (c, limits) in reaches() {
         for shift in [-300.0, 300.0] {
-            let mut case = Case::random(c, 5, 13);
+            let mut case = Case::random((c, limits), 5, 13);
             case.logits.iter_mut().for_each(|x| *x += shift);
             case.compare(&case.run(1), &case.labels);
         }
@@ -324,8 +316,8 @@ fn rows_may_lie_far_from_0() {
 /// The gradient of a label whose probability is nearly 1 is minus the sum of the others, to f32's relative accuracy.
 #[test]
 fn confident_rows_keep_their_gradient() {
-    for c in [10, 100, 1100, 4200] {
-        let mut case = Case::random(c, 1, 3);
+    for (c, limits) in reaches() {
+        let mut case = Case::random((c, limits), 1, 3);
         case.logits.iter_mut().for_each(|x| *x = x.clamp(-1.0, 1.0));
         (case.logits[5], case.labels[0]) = (40.0, 5);
         let outcome = case.run(1);
@@ -336,11 +328,38 @@ fn confident_rows_keep_their_gradient() {
     }
 }
 
+/// Soft targets have no label to keep out of the sum: the classes at the maximum stand for it, one of them or several.
+#[test]
+fn confident_rows_keep_their_loss_under_soft_targets() {
+    for at in reaches() {
+        for maximal in [&[5][..], &[2, 7]] {
+            let c = at.0;
+            let mut case = Case::random(at, 1, 3);
+            case.logits.iter_mut().for_each(|x| *x = x.clamp(-1.0, 1.0));
+            let mut targets = vec![0f32; c];
+            for &k in maximal {
+                (case.logits[k], targets[k]) = (30.0, 1.0 / maximal.len() as f32);
+            }
+            case.problem = CrossEntropy::builder().reduction(Reduction::Sum).build().unwrap();
+            let soft = Beside { data: &targets, wide: true, stride: c };
+            let batch = Batch { soft_targets: Some(soft), ..case.batch(Labels::I64(&case.labels)) };
+            let mut emulator = Emulator::new(Options::default());
+            let outcome = Operation::new(&mut emulator, &case.problem, &batch).run(&mut emulator).unwrap();
+            let rest: f64 =
+                (0..c).filter(|k| !maximal.contains(k)).map(|k| (f64::from(case.logits[k]) - 30.0).exp()).sum();
+            let expected = (maximal.len() as f64).ln() + (rest / maximal.len() as f64).ln_1p();
+            let error = (f64::from(outcome.loss) - expected).abs();
+            assert!(error <= 4e-6 * expected + 1e-12, "{}: {} for {expected}", outcome.plan, outcome.loss);
+        }
+    }
+}
+
 /// The same bits for every order of threads and blocks, and whether stores come early or late.
 #[test]
 fn results_do_not_depend_on_the_schedule() {
-    for (c, rows) in [(10, 45), (100, 10), (1100, 5), (4200, 4)] {
-        let case = Case { gradient: Gradient::InPlace, ..Case::random(c, rows, 9) };
+    for (c, limits) in reaches() {
+        let rows = if c == 10 { 45 } else { 9 };
+        let case = Case { gradient: Gradient::InPlace, ..Case::random((c, limits), rows, 9) };
         let bits = |outcome: &Outcome| -> Vec<u32> {
             let numbers = [outcome.loss].into_iter().chain(outcome.loss_rows.clone()).chain(outcome.gradient.clone());
             numbers.map(f32::to_bits).collect()
@@ -359,10 +378,10 @@ fn results_do_not_depend_on_the_schedule() {
 /// Rows far apart: offsets need 64 bits.
 #[test]
 fn rows_beyond_two_to_the_31_elements_are_found() {
-    for c in [10, 100, 1100, 4200] {
+    for (c, limits) in reaches() {
         let at = Rows { stride: 1 << 31, offset: 0 };
         for gradient in [Gradient::InPlace, Gradient::Into(at)] {
-            let case = Case { rows: at, gradient, ..Case::random(c, 3, 4) };
+            let case = Case { rows: at, gradient, ..Case::random((c, limits), 3, 4) };
             case.compare(&case.run(5), &case.labels);
         }
     }
@@ -371,15 +390,15 @@ fn rows_beyond_two_to_the_31_elements_are_found() {
 /// A row's numbers do not depend on the rows around it, given divisor and alignment.
 #[test]
 fn a_row_does_not_depend_on_the_others() {
-    for c in [12, 100, 1100, 4200] {
-        let mut case = Case::random(c, 6, 4);
+    for (c, limits) in reaches() {
+        let mut case = Case::random((c, limits), 6, 4);
         case.problem = CrossEntropy::builder().reduction(Reduction::Sum).build().unwrap();
         let all = case.run(1);
         let single = Case {
             logits: case.logits[4 * c..5 * c].to_vec(),
             labels: vec![case.labels[4]],
             problem: case.problem.clone(),
-            ..Case::random(c, 1, 4)
+            ..Case::random((c, limits), 1, 4)
         };
         let alone = single.run(2);
         assert_eq!(all.loss_rows[4].to_bits(), alone.loss_rows[0].to_bits(), "{c} classes");
@@ -387,25 +406,29 @@ fn a_row_does_not_depend_on_the_others() {
     }
 }
 
-/// So small a device that a block meets more tiles, and in the last block a thread more partial sums, than one. With a row a tile, the
-/// partial sums are as many as rows.
-fn smallest(classes: usize, labels_in_block: i64) -> Limits {
-    let (block_threads, tile) = (if classes == 1100 { 64 } else { 32 }, (classes as u32 | 1) * 4);
-    Limits { block_threads, shared_memory: 2048 + tile, labels_in_block, ..TINY }
+/// Limits under which a block meets more tiles, and in the last block a thread more partial sums, than one: a row a tile and a chunk.
+fn smallest((c, limits): (usize, Limits), labels_in_block: i64) -> Limits {
+    let tile = (c as u32 | 1) * 4;
+    let block_threads = if c == 700 { 128 } else { 32 };
+    Limits { block_threads, shared_memory: 3072 + tile, labels_in_block, chunks: 1000, ..limits }
 }
 
 #[test]
 fn loops_over_tiles_chunks_and_partial_sums_take_many_turns() {
-    for (c, regime) in
-        [(3, Regime::Tile), (10, Regime::Tile), (100, Regime::Warp), (1100, Regime::Block), (1200, Regime::TwoRead)]
-    {
+    for at in reaches().into_iter().chain([(3, TINY)]) {
         // A chunk a row; chunks shorter than a block; none, where a block counts more labels than it has threads.
         for labels_in_block in [2, 22, 100] {
-            let mut case = Case { limits: smallest(c, labels_in_block), ..Case::random(c, 70, 21) };
+            let mut case = Case { limits: smallest(at, labels_in_block), ..Case::random(at, 70, 21) };
             (case.labels[0], case.labels[40], case.labels[69]) = (-100, -100, -100);
             let outcome = case.run(7);
-            assert_eq!((outcome.plan.regime(), outcome.plan.tile_rows), (regime, 1), "{c} classes: {}", outcome.plan);
+            let rows = if at.0 == 700 { 1 } else { outcome.plan.tile_rows };
+            assert_eq!((outcome.plan.tile_rows, outcome.plan.chunk_tiles(70)), (rows, 1), "{}", outcome.plan);
             case.compare(&outcome, &case.labels);
+        }
+        // Several tiles a chunk, the last of them short.
+        for chunks in [1, 2, 3, 5] {
+            let case = Case { limits: Limits { chunks, ..smallest(at, 100) }, ..Case::random(at, 23, 22) };
+            case.compare(&case.run(8), &case.labels);
         }
     }
 }
@@ -414,12 +437,14 @@ fn loops_over_tiles_chunks_and_partial_sums_take_many_turns() {
 /// that it takes no time.
 #[test]
 fn sums_of_fast_warps_wait_for_slow_ones() {
-    for c in [100, 1100, 4200] {
-        let limits = Limits { multiprocessors: 1, labels_in_block: 1000, ..TINY };
-        let tile_rows = Plan::new(c, true, false, limits).tile_rows as usize;
-        let mut case = Case { gradient: Gradient::None, limits, ..Case::random(c, 12 * tile_rows, 24) };
+    for (c, limits) in reaches().into_iter().filter(|(c, _)| (100..1000).contains(c)) {
+        // As many chunks as tiles: the sums of two of them are one tile apart.
+        let limits = Limits { multiprocessors: 1, labels_in_block: 1000, chunks: 1000, ..limits };
+        let tile_rows = Plan::new(Form::plain(DType::F32, c), limits).tile_rows as usize;
+        let at = (c, limits);
+        let mut case = Case { gradient: Gradient::None, ..Case::random(at, 12 * tile_rows, 24) };
         case.labels.chunks_mut(tile_rows).skip(1).step_by(2).for_each(|tile| tile.fill(-100));
-        for seed in 0..8 {
+        for seed in 0..if c == 100 { 200 } else { 20 } {
             case.compare(&case.run(seed), &case.labels);
         }
     }
@@ -428,7 +453,7 @@ fn sums_of_fast_warps_wait_for_slow_ones() {
 /// Labels beyond i32 are numbers like others.
 #[test]
 fn u32_labels_keep_their_highest_bit() {
-    let mut case = Case::random(10, 5, 25);
+    let mut case = Case::random((10, TINY), 5, 25);
     case.problem = CrossEntropy::builder().ignore_index(i64::from(u32::MAX)).build().unwrap();
     (case.labels[1], case.labels[3]) = (i64::from(u32::MAX), i64::from(u32::MAX - 1));
     let labels: Vec<u32> = case.labels.iter().map(|&label| label as u32).collect();
@@ -441,7 +466,8 @@ fn u32_labels_keep_their_highest_bit() {
 fn the_first_bad_label_is_found_in_any_row() {
     for labels_in_block in [2, 22, 100] {
         for bad in [&[69][..], &[33, 69], &[32, 34], &[68, 35, 2], &[66, 34, 64]] {
-            let mut case = Case { limits: smallest(3, labels_in_block), ..Case::random(3, 70, 22) };
+            let at = (3, TINY);
+            let mut case = Case { limits: smallest(at, labels_in_block), ..Case::random(at, 70, 22) };
             bad.iter().for_each(|&row| case.labels[row] = 1000 + row as i64);
             let first = *bad.iter().min().unwrap();
             let expected =

@@ -8,12 +8,21 @@ mod cpu;
 mod cuda;
 #[path = "backend_emulated.rs"]
 mod emulated;
+#[path = "kernel_batch.rs"]
+mod kernel_batch;
+#[path = "sigmoid.rs"]
+mod sigmoid;
+#[cfg(feature = "cuda")]
+#[path = "sigmoid_cuda.rs"]
+mod sigmoid_cuda;
+#[path = "softmax.rs"]
+mod softmax;
+#[cfg(feature = "cuda")]
+#[path = "softmax_cuda.rs"]
+mod softmax_cuda;
 
 use clap::ValueEnum;
-use logit_perturb::kernel::check_supported;
-use logit_perturb::{CrossEntropy, DType, Error, Reduction};
-use logit_perturb_cases::{Case, Precision, Problem, Results, Tensor};
-use std::collections::BTreeMap;
+use logit_perturb_cases::{Case, Precision, Results};
 
 /// What the user asks for.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -78,50 +87,4 @@ fn open_cuda() -> Result<Box<dyn Backend>, String> {
 #[cfg(not(feature = "cuda"))]
 fn open_cuda() -> Result<Box<dyn Backend>, String> {
     Err("built without the feature `cuda`".to_owned())
-}
-
-/// A batch that the kernels take, in their types.
-struct KernelBatch<'a> {
-    problem: &'a CrossEntropy,
-    logits: Vec<f32>,
-    labels: &'a [i64],
-}
-
-/// What the kernels gave for it.
-struct KernelOutput {
-    loss: f32,
-    loss_rows: Vec<f32>,
-    gradient: Vec<f32>,
-}
-
-/// The batch of a case as the kernels take it, or what about it they do not have.
-fn kernel_batch(case: &Case) -> Result<KernelBatch<'_>, String> {
-    let Problem::Softmax(problem) = &case.problem else {
-        return Err("binary cross-entropy".to_owned());
-    };
-    check_supported(problem).map_err(|error| match error {
-        Error::Unsupported { what, .. } => what,
-        other => other.to_string(),
-    })?;
-    let labels = case.labels().ok_or("soft targets")?;
-    if case.has_sample_weights() {
-        return Err("sample weights".to_owned());
-    }
-    match case.logits() {
-        (DType::F32, logits) => Ok(KernelBatch { problem, logits: logits.iter().map(|&x| x as f32).collect(), labels }),
-        (dtype, _) => Err(format!("{dtype:?} logits").to_lowercase()),
-    }
-}
-
-/// The output under the names of the expectations.
-fn kernel_results(case: &Case, reference: &Results, batch: &KernelBatch<'_>, output: KernelOutput) -> Results {
-    let wide = |data: Vec<f32>| data.into_iter().map(f64::from).collect();
-    let mut tensors = BTreeMap::from([
-        ("loss_rows", Tensor::float([case.rows], wide(output.loss_rows))),
-        ("grad", Tensor::float([case.rows, case.classes], wide(output.gradient))),
-    ]);
-    if batch.problem.reduction() != Reduction::None {
-        tensors.insert("loss", Tensor::float([1], wide(vec![output.loss])));
-    }
-    reference.with_tensors(tensors)
 }

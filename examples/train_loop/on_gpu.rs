@@ -7,7 +7,7 @@ use cudarc::cublas::{CudaBlas, Gemm, GemmConfig, sys::cublasOperation_t};
 use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, sys};
 use logit_perturb::CrossEntropy;
 use logit_perturb::cuda::{
-    CapturedWorkspace, CrossEntropyOp, DeviceLabels, DeviceMatrixMut, DevicePass, Kernels, Outputs,
+    CapturedWorkspace, CrossEntropyOp, DeviceLabels, DeviceMatrixMut, DevicePass, Kernels, Setup,
 };
 use logit_perturb::cudarc;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct Gpu {
     weights: CudaSlice<f32>,
     features: CudaSlice<f32>,
     labels: CudaSlice<i32>,
-    operation: CrossEntropyOp,
+    operation: CrossEntropyOp<f32>,
     // What the graph uses lives as long as it may run.
     _workspace: CapturedWorkspace,
     _logits: CudaSlice<f32>,
@@ -39,7 +39,7 @@ impl Gpu {
         let features = stream.alloc_zeros::<f32>(BATCH * FEATURES)?;
         let labels = stream.alloc_zeros::<i32>(BATCH)?;
         let mut logits = stream.alloc_zeros::<f32>(BATCH * CLASSES)?;
-        let mut operation = CrossEntropyOp::new(kernels, &stream, problem, CLASSES, BATCH, Outputs::default())?;
+        let mut operation = CrossEntropyOp::new(kernels, &stream, problem, Setup::new(CLASSES, BATCH))?;
 
         // cuBLAS allocates on its first product: that one is not captured.
         multiply(&blas, &features, &weights, &mut logits)?;
@@ -47,7 +47,7 @@ impl Gpu {
         stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL)?;
         multiply(&blas, &features, &weights, &mut logits)?;
         let matrix = DeviceMatrixMut::new(logits.as_view_mut(), BATCH, CLASSES, CLASSES)?;
-        operation.enqueue(DevicePass::InPlace(matrix), DeviceLabels::I32(labels.as_view()), 1.0)?;
+        operation.enqueue(DevicePass::InPlace(matrix), DeviceLabels::I32(labels.as_view()))?;
         descend(&blas, &features, &logits, &mut weights)?;
         let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         let step = stream.end_capture(flags)?.context("the step was not captured")?;

@@ -371,19 +371,7 @@ impl<'a> Rows<'a> {
 
 /// Soft targets exclude whatever needs a label, and are finite and not negative.
 fn check_soft(problem: &CrossEntropy, targets: Matrix<'_>, n: usize, c: usize) -> Result<()> {
-    let clash = |argument| Error::conflict(argument, "with soft targets", "it needs hard labels");
-    if problem.label_smoothing() != 0.0 {
-        return Err(clash("label_smoothing"));
-    }
-    if problem.has_ignore_index() {
-        return Err(clash("ignore_index"));
-    }
-    if problem.perturbation().needs_labels() {
-        return Err(clash("perturbation by class"));
-    }
-    if problem.learner().is_some() {
-        return Err(clash("learner"));
-    }
+    problem.check_soft_targets()?;
     targets.check_shape("soft_targets", n, c)?;
     let bad =
         |i: usize| (0..c).map(|k| (i, k)).find(|&(i, k)| !(targets.get(i, k).is_finite() && targets.get(i, k) >= 0.0));

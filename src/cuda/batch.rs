@@ -93,7 +93,11 @@ impl<T> DevicePass<'_, T> {
 }
 
 /// A typed error unless a buffer lies in this context: another's addresses mean nothing here.
-fn check_context<T>(argument: &'static str, data: &impl DeviceSlice<T>, context: &CudaContext) -> Result<()> {
+pub(super) fn check_context<T>(
+    argument: &'static str,
+    data: &impl DeviceSlice<T>,
+    context: &CudaContext,
+) -> Result<()> {
     if **data.stream().context() == *context {
         return Ok(());
     }

@@ -2,11 +2,17 @@
 //! variant and a geometry. Public for the emulator and the tests, but no part of the stable API.
 
 mod args;
+pub mod binary;
 mod plan;
 mod sequence;
 mod variant;
 
-pub use args::{CrossEntropyArgs, DevicePointer, ErrorWord, LabelType, Labels, Perturbation, Tally, TallyArgs};
-pub use plan::{Geometry, Limits, Plan, TallyPlan};
-pub use sequence::{Addresses, Sequence, Shape, WorkspaceSizes, check_supported};
-pub use variant::{Regime, SOURCES, Variant};
+pub use args::{
+    ClassStatisticsArgs, ClassSums, CrossEntropyArgs, DeltaRow, DevicePointer, ErrorWord, LabelType, Labels, Operand,
+    Perturbation, Saved, Tally, TallyArgs, Totals, Weights,
+};
+pub use plan::{Form, Geometry, Limits, Plan, TallyPlan};
+pub use sequence::{
+    Addresses, Sequence, Shape, StatisticsAddresses, Values, WorkspaceSizes, check_supported, is_general,
+};
+pub use variant::{DType, Regime, SOURCES, Variant};

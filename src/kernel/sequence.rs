@@ -1,33 +1,62 @@
 //! What is launched for a batch: a pure function of the problem, the plan, the addresses and the shape, so that the GPU and the emulator are
 //! handed the same.
 
-use super::args::{self, CrossEntropyArgs, DevicePointer, LabelType, TallyArgs};
-use super::plan::{Geometry, Plan};
+use super::args::{
+    self, ClassStatisticsArgs, CrossEntropyArgs, DeltaRow, DevicePointer, LabelType, Operand, TallyArgs, Weights,
+};
+use super::plan::{Geometry, Plan, count_of};
 use crate::error::{Error, Result};
 use crate::loss::{CrossEntropy, LogitScale, Reduction};
 use crate::perturbation::Perturbation;
 
 /// Device addresses of a batch and of the workspace, 0 for what is not there.
 #[derive(Clone, Copy, Debug, Default)]
-#[allow(missing_docs, reason = "as in kernels/cross_entropy.cu")]
+#[allow(missing_docs, reason = "as in kernels/softmax.cuh")]
 pub struct Addresses {
     pub logits: DevicePointer,
     pub gradient: DevicePointer,
     pub labels: DevicePointer,
-    pub delta: DevicePointer,
+    /// Soft targets in place of labels.
+    pub targets: Operand,
+    /// A shared perturbation, a class matrix or one a sample.
+    pub delta: Operand,
+    pub margins: DevicePointer,
+    pub scales: DevicePointer,
+    pub weights: Weights,
+    pub upstreams: DevicePointer,
+    pub divisor_at: DevicePointer,
+    pub from_saved: DevicePointer,
+    pub saved: DevicePointer,
     pub loss_rows: DevicePointer,
     pub lse: DevicePointer,
+    pub predictions: DevicePointer,
+    pub statistics: StatisticsAddresses,
     pub loss: DevicePointer,
     /// f64, [`WorkspaceSizes::partials`].
     pub partials: DevicePointer,
-    /// u64, three times [`WorkspaceSizes::chunks`].
+    /// [`args::Tally`], [`WorkspaceSizes::chunks`].
     pub tallies: DevicePointer,
-    /// u64.
-    pub valid_rows: DevicePointer,
-    /// Two u32, 0 before the first launch.
+    /// An [`args::Totals`].
+    pub totals: DevicePointer,
+    /// Three u32, 0 before the first launch.
     pub tickets: DevicePointer,
     /// An [`args::ErrorWord`], 0 before the first launch.
     pub error: DevicePointer,
+}
+
+/// Where class statistics are gathered and left.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs, reason = "as in kernels/class_statistics.cu")]
+pub struct StatisticsAddresses {
+    /// [`args::ClassSums`] `[C]`, 0 before the first launch.
+    pub sums: DevicePointer,
+    pub count: DevicePointer,
+    pub correct: DevicePointer,
+    pub loss: DevicePointer,
+    pub confidence: DevicePointer,
+    pub rows: DevicePointer,
+    /// Two u64, 0 before the first launch.
+    pub gathered: DevicePointer,
 }
 
 /// The shape of a batch.
@@ -41,6 +70,23 @@ pub struct Shape {
     pub label_type: LabelType,
 }
 
+/// Numbers of a batch that the host gives.
+#[derive(Clone, Copy, Debug)]
+pub struct Values {
+    /// The upstream gradient, where it is not on the device.
+    pub upstream: f64,
+    /// Whether the upstream gradient on the device has one number a row.
+    pub upstream_by_row: bool,
+    /// The divisor in place of the problem's.
+    pub divisor: Option<f64>,
+}
+
+impl Default for Values {
+    fn default() -> Self {
+        Self { upstream: 1.0, upstream_by_row: false, divisor: None }
+    }
+}
+
 /// The launches of a batch, in order.
 #[derive(Clone, Copy, Debug)]
 pub struct Sequence {
@@ -48,12 +94,14 @@ pub struct Sequence {
     pub tally: Option<(Geometry, TallyArgs)>,
     /// The kernel of the plan's variant.
     pub main: (Geometry, CrossEntropyArgs),
+    /// The class statistics, where they are asked for.
+    pub statistics: Option<(Geometry, ClassStatisticsArgs)>,
 }
 
 /// How much workspace a batch needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkspaceSizes {
-    /// Sums of tiles.
+    /// Sums of chunks.
     pub partials: usize,
     /// Tallies of label chunks.
     pub chunks: usize,
@@ -63,9 +111,10 @@ impl WorkspaceSizes {
     /// What batches of up to `rows` rows need under any of the plans.
     pub fn of<'a>(plans: impl IntoIterator<Item = &'a Plan>, rows: usize) -> Self {
         let (mut partials, mut chunks) = (1, 1);
+        let rows = count_of(rows);
         for plan in plans {
-            partials = partials.max(plan.tiles(rows as i64) as usize);
-            chunks = chunks.max(plan.tally(rows as i64).map_or(1, |tally| tally.chunks(rows as i64) as usize));
+            partials = partials.max(plan.most_chunks(rows) as usize);
+            chunks = chunks.max(plan.tally(rows).map_or(1, |tally| tally.chunks(rows) as usize));
         }
         Self { partials, chunks }
     }
@@ -76,24 +125,29 @@ impl WorkspaceSizes {
 /// # Errors
 /// [`Error::Unsupported`].
 pub fn check_supported(problem: &CrossEntropy) -> Result<()> {
-    let perturbation = problem.perturbation();
-    let options = [
-        ("a learned perturbation", problem.learner().is_some()),
-        ("this form of perturbation", !matches!(perturbation, Perturbation::None | Perturbation::Shared(_))),
-        ("a scale per class", matches!(problem.scale(), LogitScale::PerClass(_))),
-        ("label smoothing", problem.label_smoothing() != 0.0),
-        ("z-loss", problem.z_loss() != 0.0),
-        ("class weights", problem.class_weights().is_some()),
-    ];
-    match options.into_iter().find(|(_, asked_for)| *asked_for) {
+    match problem.learner() {
         None => Ok(()),
-        Some((what, _)) => Err(Error::Unsupported { what: what.to_owned(), backend: "CUDA" }),
+        Some(_) => Err(Error::Unsupported { what: "a learned perturbation".to_owned(), backend: "CUDA" }),
+    }
+}
+
+/// Whether a problem needs the kernels that spread targets over classes or scale classes apart.
+pub fn is_general(problem: &CrossEntropy, soft_targets: bool) -> bool {
+    soft_targets || problem.label_smoothing() != 0.0 || matches!(problem.scale(), LogitScale::PerClass(_))
+}
+
+/// Which row of `delta` a sample takes.
+fn delta_row(perturbation: &Perturbation) -> DeltaRow {
+    match perturbation {
+        Perturbation::ClassMatrix(_) => DeltaRow::OfLabel,
+        Perturbation::PerSample => DeltaRow::OfRow,
+        _ => DeltaRow::Shared,
     }
 }
 
 impl Sequence {
     /// The launches for one batch of a supported problem.
-    pub fn new(problem: &CrossEntropy, plan: &Plan, at: &Addresses, shape: Shape, upstream: f64) -> Self {
+    pub fn new(problem: &CrossEntropy, plan: &Plan, at: &Addresses, shape: Shape, values: Values) -> Self {
         let rows = shape.rows as i64;
         let labels = args::Labels {
             data: at.labels,
@@ -101,41 +155,89 @@ impl Sequence {
             label_type: shape.label_type as i32,
             classes: shape.classes as i32,
         };
-        let tally = plan.tally(rows).map(|tally| {
+        let mean = problem.reduction() == Reduction::Mean;
+        // A gradient from what was saved finds the labels checked.
+        let error = if at.from_saved == 0 { at.error } else { 0 };
+        let ticket = |index: u64| at.tickets + index * size_of::<u32>() as u64;
+        // Soft targets have nothing to check.
+        let needs_tally = mean || at.labels != 0 && error != 0;
+        let tally = plan.tally(rows).filter(|_| needs_tally).map(|tally| {
             let args = TallyArgs {
                 labels,
+                weights: at.weights,
                 rows,
                 chunk: tally.chunk,
                 partials: at.tallies,
-                valid_rows: at.valid_rows,
-                ticket: at.tickets + size_of::<u32>() as u64,
-                error: at.error,
+                totals: at.totals,
+                ticket: ticket(1),
+                error,
             };
             (tally.geometry, args)
         });
+        let divisor = match (values.divisor, problem.reduction()) {
+            (Some(divisor), _) | (None, Reduction::Divisor(divisor)) => divisor,
+            _ => 1.0,
+        };
         let args = CrossEntropyArgs {
             logits: at.logits,
             gradient: at.gradient,
-            perturbation: args::Perturbation { delta: at.delta, scale: problem.scale().at(0) as f32, padding: 0 },
+            perturbation: args::Perturbation {
+                delta: at.delta,
+                margins: at.margins,
+                scales: at.scales,
+                delta_row: delta_row(problem.perturbation()) as i32,
+                scale: match problem.scale() {
+                    LogitScale::Uniform(scale) => *scale as f32,
+                    LogitScale::PerClass(_) => 1.0,
+                },
+            },
             labels,
+            targets: at.targets,
+            weights: at.weights,
+            upstreams: at.upstreams,
+            divisor_at: at.divisor_at,
+            from_saved: at.from_saved,
+            saved: at.saved,
             loss_rows: at.loss_rows,
             lse: at.lse,
+            predictions: at.predictions,
+            statistics: at.statistics.sums,
             loss: at.loss,
             partials: at.partials,
-            valid_rows: if tally.is_some() { at.valid_rows } else { 0 },
-            ticket: at.tickets,
-            error: at.error,
+            totals: if tally.is_some() { at.totals } else { 0 },
+            ticket: ticket(0),
+            error,
             rows,
             logits_stride: shape.logits_stride as i64,
             gradient_stride: shape.gradient_stride as i64,
+            tiles: plan.tiles(rows),
+            chunks: plan.chunks(rows),
+            chunk_tiles: plan.chunk_tiles(rows),
             tile_rows: plan.tile_rows as i32,
-            mean: i32::from(problem.reduction() == Reduction::Mean),
-            divisor: match problem.reduction() {
-                Reduction::Divisor(divisor) => divisor as f32,
-                _ => 1.0,
-            },
-            upstream: upstream as f32,
+            mean: i32::from(mean),
+            divisor: divisor as f32,
+            upstream: values.upstream as f32,
+            upstream_by_row: i32::from(values.upstream_by_row),
+            label_smoothing: problem.label_smoothing() as f32,
+            z_loss: problem.z_loss() as f32,
+            padding: 0,
         };
-        Self { tally, main: (plan.geometry(rows), args) }
+        let statistics = (at.statistics.sums != 0).then(|| {
+            let StatisticsAddresses { sums, count, correct, loss, confidence, rows, gathered } = at.statistics;
+            let classes = shape.classes as i64;
+            let args = ClassStatisticsArgs {
+                sums,
+                count,
+                correct,
+                loss,
+                confidence,
+                rows,
+                gathered,
+                ticket: ticket(2),
+                classes,
+            };
+            (plan.statistics_geometry(shape.classes), args)
+        });
+        Self { tally, main: (plan.geometry(rows), args), statistics }
     }
 }

@@ -1,26 +1,81 @@
 //! The kernel sources and the variants they are compiled in.
 
 /// Every file under `kernels/`, by the name that the others include it by.
-pub const SOURCES: [(&str, &str); 6] = [
+pub const SOURCES: [(&str, &str); 19] = [
     ("prelude.cuh", include_str!("../../kernels/prelude.cuh")),
+    ("elements.cuh", include_str!("../../kernels/elements.cuh")),
     ("sync.cuh", include_str!("../../kernels/sync.cuh")),
+    ("fixed_sum.cuh", include_str!("../../kernels/fixed_sum.cuh")),
     ("labels.cuh", include_str!("../../kernels/labels.cuh")),
     ("perturbation.cuh", include_str!("../../kernels/perturbation.cuh")),
     ("tally_labels.cu", include_str!("../../kernels/tally_labels.cu")),
+    ("softmax.cuh", include_str!("../../kernels/softmax.cuh")),
+    ("tile_rows.cuh", include_str!("../../kernels/tile_rows.cuh")),
+    ("slot_rows.cuh", include_str!("../../kernels/slot_rows.cuh")),
     ("cross_entropy.cu", include_str!("../../kernels/cross_entropy.cu")),
+    ("class_sums.cuh", include_str!("../../kernels/class_sums.cuh")),
+    ("class_statistics.cu", include_str!("../../kernels/class_statistics.cu")),
+    ("targets.cuh", include_str!("../../kernels/targets.cuh")),
+    ("running_sum.cuh", include_str!("../../kernels/running_sum.cuh")),
+    ("sigmoid.cuh", include_str!("../../kernels/sigmoid.cuh")),
+    ("decode_targets.cu", include_str!("../../kernels/decode_targets.cu")),
+    ("binary_cross_entropy.cu", include_str!("../../kernels/binary_cross_entropy.cu")),
+    ("binary_class_statistics.cu", include_str!("../../kernels/binary_class_statistics.cu")),
 ];
+
+/// What logits and gradients are made of; numbered as in `elements.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum DType {
+    F32 = 0,
+    F16 = 1,
+    BF16 = 2,
+}
+
+impl DType {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::BF16];
+
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+        }
+    }
+
+    /// Elements of a 16-byte slot.
+    pub fn width(self) -> usize {
+        16 / self.bytes()
+    }
+
+    /// The name of the field.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+        }
+    }
+}
 
 /// Where a row lives between its read and its write; numbered as in `cross_entropy.cu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
 pub enum Regime {
     /// Short rows: a tile of them in shared memory, a thread a row.
-    Tile,
+    Tile = 0,
     /// In the registers of a warp.
-    Warp,
+    Warp = 1,
     /// In the registers of a block.
-    Block,
+    Block = 2,
+    /// In the shared memory of a block.
+    Shared = 3,
+    /// In the shared memory of a cluster of blocks.
+    Cluster = 4,
     /// Nowhere: it is read twice.
-    TwoRead,
+    TwoRead = 5,
 }
 
 /// One compilation of one kernel.
@@ -28,56 +83,90 @@ pub enum Regime {
 pub enum Variant {
     /// The label pre-pass.
     Tally,
+    /// Class statistics, from the sums that cross-entropy left to their final form.
+    ClassStatistics,
     /// Cross-entropy.
     CrossEntropy {
+        /// What logits and gradient are made of.
+        dtype: DType,
         /// Where a row lives.
         regime: Regime,
-        /// f32 of a row that a thread holds; 0 where it holds none.
+        /// Numbers of a row that a thread holds in registers; 0 where it holds none.
         values: u32,
-        /// Loss and gradient, or the loss alone.
-        fused: bool,
+        /// Whether targets may be spread over classes, and classes have scales of their own.
+        general: bool,
+    },
+    /// The pre-pass over multi-label targets.
+    DecodeTargets {
+        /// What logits and targets are made of.
+        dtype: DType,
+    },
+    /// Binary cross-entropy.
+    BinaryCrossEntropy {
+        /// What logits and gradient are made of.
+        dtype: DType,
+        /// Whether the focal or the asymmetric loss is asked for.
+        focusing: bool,
+    },
+    /// Class statistics of binary cross-entropy.
+    BinaryClassStatistics {
+        /// What logits are made of.
+        dtype: DType,
     },
 }
 
-/// Numbers a thread that the register regimes are compiled for, ascending.
-const REGISTERS: [(Regime, u32); 7] = [
-    (Regime::Warp, 4),
-    (Regime::Warp, 8),
-    (Regime::Warp, 16),
-    (Regime::Warp, 32),
-    (Regime::Block, 8),
-    (Regime::Block, 16),
-    (Regime::Block, 32),
-];
+/// Numbers a thread that the register regimes are compiled for, ascending. A slot of half-precision numbers has 8.
+const REGISTERS: [(Regime, u32); 5] =
+    [(Regime::Warp, 4), (Regime::Warp, 8), (Regime::Warp, 16), (Regime::Block, 8), (Regime::Block, 32)];
+
+const NO_REGISTERS: [Regime; 4] = [Regime::Tile, Regime::Shared, Regime::Cluster, Regime::TwoRead];
 
 impl Variant {
     /// Every variant: what the plans can ask for, and what the tests compile.
     pub fn all() -> Vec<Self> {
-        let shapes = [(Regime::Tile, 0), (Regime::TwoRead, 0)].into_iter().chain(REGISTERS);
-        let cross_entropy =
-            shapes.flat_map(|(regime, values)| [true, false].map(|fused| Self::CrossEntropy { regime, values, fused }));
-        std::iter::once(Self::Tally).chain(cross_entropy).collect()
+        let mut all = vec![Self::Tally, Self::ClassStatistics];
+        for dtype in DType::ALL {
+            let shapes = NO_REGISTERS.map(|regime| (regime, 0)).into_iter().chain(REGISTERS);
+            for (regime, values) in shapes.filter(|(_, values)| *values == 0 || *values as usize >= dtype.width()) {
+                all.extend([false, true].map(|general| Self::CrossEntropy { dtype, regime, values, general }));
+            }
+        }
+        for dtype in DType::ALL {
+            all.extend([Self::DecodeTargets { dtype }, Self::BinaryClassStatistics { dtype }]);
+            all.extend([false, true].map(|focusing| Self::BinaryCrossEntropy { dtype, focusing }));
+        }
+        all
     }
 
     /// Numbers a thread that a register regime is compiled for, ascending.
-    pub(super) fn values(regime: Regime) -> impl Iterator<Item = u32> {
-        REGISTERS.into_iter().filter(move |(of, _)| *of == regime).map(|(_, values)| values)
+    pub(super) fn values(dtype: DType, regime: Regime) -> impl Iterator<Item = u32> {
+        let of = move |(r, values): &(Regime, u32)| *r == regime && *values as usize >= dtype.width();
+        REGISTERS.into_iter().filter(of).map(|(_, values)| values)
     }
 
     /// A name that no other variant has, fit for a symbol.
     pub fn name(&self) -> String {
         match self {
             Self::Tally => "tally".to_owned(),
-            Self::CrossEntropy { regime, values, fused } => {
+            Self::ClassStatistics => "class_statistics".to_owned(),
+            Self::CrossEntropy { dtype, regime, values, general } => {
                 let regime = match regime {
                     Regime::Tile => "tile",
                     Regime::Warp => "warp",
                     Regime::Block => "block",
+                    Regime::Shared => "shared",
+                    Regime::Cluster => "cluster",
                     Regime::TwoRead => "two_read",
                 };
                 let values = if *values == 0 { String::new() } else { format!("_{values}") };
-                format!("cross_entropy_{regime}{values}_{}", if *fused { "fused" } else { "forward" })
+                let general = if *general { "_general" } else { "" };
+                format!("cross_entropy_{}_{regime}{values}{general}", dtype.name())
             }
+            Self::DecodeTargets { dtype } => format!("decode_targets_{}", dtype.name()),
+            Self::BinaryCrossEntropy { dtype, focusing } => {
+                format!("binary_cross_entropy_{}{}", dtype.name(), if *focusing { "_focusing" } else { "" })
+            }
+            Self::BinaryClassStatistics { dtype } => format!("binary_class_statistics_{}", dtype.name()),
         }
     }
 
@@ -85,7 +174,11 @@ impl Variant {
     pub fn source(&self) -> &'static str {
         match self {
             Self::Tally => "tally_labels.cu",
+            Self::ClassStatistics => "class_statistics.cu",
             Self::CrossEntropy { .. } => "cross_entropy.cu",
+            Self::DecodeTargets { .. } => "decode_targets.cu",
+            Self::BinaryCrossEntropy { .. } => "binary_cross_entropy.cu",
+            Self::BinaryClassStatistics { .. } => "binary_class_statistics.cu",
         }
     }
 
@@ -93,23 +186,36 @@ impl Variant {
     pub fn entry(&self) -> &'static str {
         match self {
             Self::Tally => "tally",
+            Self::ClassStatistics => "class_statistics",
             Self::CrossEntropy { .. } => "cross_entropy",
+            Self::DecodeTargets { .. } => "decode_targets",
+            Self::BinaryCrossEntropy { .. } => "binary_cross_entropy",
+            Self::BinaryClassStatistics { .. } => "binary_class_statistics",
         }
     }
 
     /// The macros that make it this variant.
     pub fn defines(&self) -> Vec<(&'static str, u32)> {
         match self {
-            Self::Tally => Vec::new(),
-            Self::CrossEntropy { regime, values, fused } => {
-                let regime = match regime {
-                    Regime::Tile => 0,
-                    Regime::Warp => 1,
-                    Regime::Block => 2,
-                    Regime::TwoRead => 3,
-                };
-                vec![("REGIME", regime), ("VALUES", *values), ("FUSED", u32::from(*fused))]
+            Self::Tally | Self::ClassStatistics => Vec::new(),
+            Self::CrossEntropy { dtype, regime, values, general } => vec![
+                ("DTYPE", *dtype as u32),
+                ("REGIME", *regime as u32),
+                ("VALUES", *values),
+                ("GENERAL", u32::from(*general)),
+            ],
+            Self::DecodeTargets { dtype } | Self::BinaryClassStatistics { dtype } => vec![("DTYPE", *dtype as u32)],
+            Self::BinaryCrossEntropy { dtype, focusing } => {
+                vec![("DTYPE", *dtype as u32), ("FOCUSING", u32::from(*focusing))]
             }
+        }
+    }
+
+    /// The oldest architecture that it runs on: 90 for sm_90.
+    pub fn oldest_architecture(&self) -> i32 {
+        match self {
+            Self::CrossEntropy { regime: Regime::Cluster, .. } => 90,
+            _ => 0,
         }
     }
 }

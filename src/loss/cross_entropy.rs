@@ -276,4 +276,22 @@ impl CrossEntropy {
     pub fn learner(&self) -> Option<&Learner> {
         self.options.learner.as_ref()
     }
+
+    /// A typed error where an option needs hard labels.
+    pub(crate) fn check_soft_targets(&self) -> Result<()> {
+        let clash = |argument| Error::conflict(argument, "with soft targets", "it needs hard labels");
+        if self.label_smoothing() != 0.0 {
+            return Err(clash("label_smoothing"));
+        }
+        if self.has_ignore_index() {
+            return Err(clash("ignore_index"));
+        }
+        if self.perturbation().needs_labels() {
+            return Err(clash("perturbation by class"));
+        }
+        if self.learner().is_some() {
+            return Err(clash("learner"));
+        }
+        Ok(())
+    }
 }

@@ -1,12 +1,12 @@
 //! CUDA graphs: what a capture holds, replays on new labels, and what a capture needs.
 
-use crate::batch::{Batch, Outcome, dense};
+use crate::batch::{Batch, Given, OnDevice, Outcome, dense, row_outputs};
 use crate::corners::{LABELS_IN_BLOCK, expect_bad};
 use crate::device::{Device, Placed, poison, upload};
 use libtest_mimic::Failed;
-use logit_perturb::Error;
-use logit_perturb::cuda::{DeviceLabels, DevicePass};
+use logit_perturb::cuda::{CrossEntropyOp, DeviceLabels, DevicePass};
 use logit_perturb::cudarc::driver::{CudaGraph, CudaStream, sys};
+use logit_perturb::{CrossEntropy, Error, Reduction};
 use logit_perturb_emulator::{Gradient, Rows};
 use std::sync::Arc;
 
@@ -55,22 +55,32 @@ fn nodes(graph: &CudaGraph) -> Result<Vec<Node>, Failed> {
     Ok(nodes)
 }
 
-/// Threads of a block of the label pre-pass.
-const TALLY_THREADS: u32 = 256;
+/// Threads of a block of the label pre-pass and of the class statistics.
+const SMALL_THREADS: u32 = 256;
 
-/// No memset, no copy, no allocation: the kernels that the plan names, and before them the pre-pass where there are too many labels.
+/// No memset, no copy, no allocation: the kernel that the plan names, before it the pre-pass where there are too many labels, and after it the
+/// class statistics where they are asked for.
 pub fn nodes_are_the_kernels() -> Result<(), Failed> {
     let device = Device::get();
     let stream = &device.stream;
-    let shapes =
-        [(9, 10, 1), (30, 100, 1), (30, 700, 1), (3, 20_003, 1), (LABELS_IN_BLOCK, 3, 1), (LABELS_IN_BLOCK + 1, 3, 2)];
-    for (rows, c, kernels) in shapes {
+    let shapes = [
+        (9, 10, false, 1),
+        (30, 100, false, 1),
+        (30, 700, true, 2),
+        (3, 20_003, true, 2),
+        (3, 40_000, false, 1),
+        (LABELS_IN_BLOCK, 3, true, 2),
+        (LABELS_IN_BLOCK + 1, 3, false, 2),
+        (LABELS_IN_BLOCK + 1, 3, true, 3),
+    ];
+    for (rows, c, statistics, kernels) in shapes {
         let batch = Batch::random(rows, c, 1);
         for place in [Gradient::None, Gradient::InPlace, Gradient::Into(dense(c))] {
             // No launch before the capture: a prepared operation needs no rehearsal.
-            let mut op = device.operation(&batch.problem, c, rows)?;
+            let outputs = if statistics { row_outputs().statistics() } else { row_outputs() };
+            let mut op = device.operation::<f32>(&batch.problem, batch.setup().outputs(outputs))?;
             let labels = upload(stream, &batch.labels)?;
-            let mut logits = Placed::new(stream, Some(&batch.logits), (rows, c), dense(c))?;
+            let mut logits = Placed::<f32>::new(stream, Some(&batch.logits), (rows, c), dense(c))?;
             let mut gradient = Placed::new(stream, None, (rows, c), dense(c))?;
             poison(stream, &op)?;
             let pass = match place {
@@ -79,12 +89,11 @@ pub fn nodes_are_the_kernels() -> Result<(), Failed> {
                 Gradient::Into(_) => DevicePass::Into { logits: logits.view()?, gradient: gradient.view_mut()? },
             };
             let labels = DeviceLabels::I64(labels.slice(..rows));
-            let graph = capture(stream, || op.enqueue(pass, labels, batch.upstream))?;
+            let graph = capture(stream, || op.enqueue(pass, labels))?;
             let (found, plans) = (nodes(&graph)?, op.describe());
             let what = format!("{rows} x {c}, {place:?}: {found:?}, planned {plans:?}");
-            // Tiles are of 128 threads, so that the pre-pass is told from the kernel that it comes before.
-            let mut main =
-                found.iter().filter(|&node| kernels == 1 || *node != Node::Kernel { threads: TALLY_THREADS });
+            // No row length here is taken by as many threads, so that the others are told from the main kernel.
+            let mut main = found.iter().filter(|&node| *node != Node::Kernel { threads: SMALL_THREADS });
             let planned = |node: &Node| match node {
                 Node::Kernel { threads } => plans.iter().any(|plan| plan.contains(&format!(": {threads} threads"))),
                 Node::Other(_) => false,
@@ -111,14 +120,14 @@ pub fn replay_with_new_labels() -> Result<(), Failed> {
     let stream = &device.stream;
     for (rows, c) in [(9, 10), (40, 100), (40, 700), (9, 20_003), (LABELS_IN_BLOCK + 5, 3)] {
         let mut batch = Batch::random(rows, c, 2);
-        let mut op = device.operation(&batch.problem, c, rows)?;
+        let mut op = batch.operation::<f32>(device)?;
         let at = Rows { stride: c + 1, offset: 3 };
-        let logits = Placed::new(stream, Some(&batch.logits), (rows, c), at)?;
+        let logits = Placed::<f32>::new(stream, Some(&batch.logits), (rows, c), at)?;
         let mut gradient = Placed::new(stream, None, (rows, c), at)?;
         let mut labels = upload(stream, &batch.labels)?;
         let pass = DevicePass::Into { logits: logits.view()?, gradient: gradient.view_mut()? };
         let on_device = DeviceLabels::I64(labels.slice(..rows));
-        let graph = capture(stream, || op.enqueue(pass, on_device, batch.upstream))?;
+        let graph = capture(stream, || op.enqueue(pass, on_device))?;
         let good = batch.labels.clone();
         let others: Vec<i64> = good.iter().map(|label| (label + 1) % c as i64).collect();
         let mut bad = others.clone();
@@ -145,6 +154,52 @@ pub fn replay_with_new_labels() -> Result<(), Failed> {
     Ok(())
 }
 
+/// Divisor and upstream gradient on the device, as a trainer that learns the global count late changes them between replays; the gradient
+/// with the loss, and in a launch of its own.
+pub fn replay_with_new_numbers() -> Result<(), Failed> {
+    let device = Device::get();
+    let stream = &device.stream;
+    for (rows, c) in [(9, 10), (40, 100), (40, 700), (9, 20_003), (LABELS_IN_BLOCK + 5, 3)] {
+        for split in [false, true] {
+            let problem = CrossEntropy::builder().reduction(Reduction::Divisor(1.0)).z_loss(1e-3).build()?;
+            let (divisor, upstream) = (Some(Given::Device(f32::NAN)), Given::Device(f32::NAN));
+            let mut batch = Batch { problem, divisor, upstream, ..Batch::random(rows, c, 2) };
+            batch.labels[1] = -100;
+            let setup = batch.setup().outputs(row_outputs().statistics().saved());
+            let mut op = device.operation::<f32>(&batch.problem, setup)?;
+            let logits = Placed::<f32>::new(stream, Some(&batch.logits), (rows, c), dense(c))?;
+            let mut gradient = Placed::<f32>::new(stream, None, (rows, c), dense(c))?;
+            let mut beside = OnDevice::<f32>::new(stream, &batch)?;
+            let graph = capture(stream, || {
+                if split {
+                    op.enqueue(DevicePass::Forward(logits.view()?), beside.batch()?)?;
+                }
+                let pass = DevicePass::Into { logits: logits.view()?, gradient: gradient.view_mut()? };
+                if split { op.enqueue_backward(pass, beside.batch()?) } else { op.enqueue(pass, beside.batch()?) }
+            })?;
+            // The loss, its statistics, the gradient on its own, and the pre-pass: once, since only the loss checks labels.
+            let kernels = 2 + usize::from(split) + usize::from(rows > LABELS_IN_BLOCK);
+            let found = nodes(&graph)?;
+            if found.len() != kernels || found.iter().any(|node| matches!(node, Node::Other(_))) {
+                return Err(format!("{rows} x {c}, split: {split}: {found:?}, expected {kernels} kernels").into());
+            }
+            for (divisor, upstream) in [(1.0, 1.0), (8.5, 1.0), (8.5, -3.0), (0.125, 0.0), (1.0, 1.0)] {
+                (batch.divisor, batch.upstream) = (Some(Given::Device(divisor)), Given::Device(upstream));
+                let (Some(divisors), Some(upstreams)) = (&mut beside.divisor, &mut beside.upstream) else {
+                    return Err("the numbers are not on the device".into());
+                };
+                stream.memcpy_htod(&[divisor], divisors)?;
+                stream.memcpy_htod(&[upstream], upstreams)?;
+                poison(stream, &op)?;
+                graph.launch()?;
+                batch.compare(&Outcome { gradient: gradient.download(stream)?, ..batch.results(stream, &op)? })?;
+            }
+            op.check()?;
+        }
+    }
+    Ok(())
+}
+
 /// A graph runs on when operation and kernels are gone and their memory would have gone to others.
 pub fn outlive_the_operation() -> Result<(), Failed> {
     let Device { kernels, stream } = Device::untracked()?;
@@ -152,16 +207,16 @@ pub fn outlive_the_operation() -> Result<(), Failed> {
         let batch = Batch::random(rows, c, 2);
         let shape = (rows, c);
         let labels = upload(&stream, &batch.labels)?;
-        let logits = Placed::new(&stream, Some(&batch.logits), shape, dense(c))?;
+        let logits = Placed::<f32>::new(&stream, Some(&batch.logits), shape, dense(c))?;
         let mut gradient = Placed::new(&stream, None, shape, dense(c))?;
         let (graph, _held) = {
             // Kernels of its own, which go at the end of this block.
             let kernels = logit_perturb::cuda::Kernels::of(kernels.context())?;
             let device = Device { kernels, stream: Arc::clone(&stream) };
-            let mut op = device.operation(&batch.problem, c, rows)?;
+            let mut op = batch.operation::<f32>(&device)?;
             let pass = DevicePass::Into { logits: logits.view()?, gradient: gradient.view_mut()? };
             let labels = DeviceLabels::I64(labels.slice(..rows));
-            (capture(&stream, || op.enqueue(pass, labels, batch.upstream))?, op.captured_workspace())
+            (capture(&stream, || op.enqueue(pass, labels))?, op.captured_workspace())
         };
         stream.synchronize()?;
         // Takes what was freed, if anything was, and fills it with what no workspace holds.
@@ -193,11 +248,11 @@ pub fn refused_under_event_tracking() -> Result<(), Failed> {
     let device = Device::tracked()?;
     let stream = &device.stream;
     let batch = Batch::random(9, 10, 2);
-    let mut op = device.operation(&batch.problem, 10, 9)?;
+    let mut op = batch.operation::<f32>(&device)?;
     let labels = upload(stream, &batch.labels)?;
-    let logits = Placed::new(stream, Some(&batch.logits), (9, 10), dense(10))?;
-    let enqueue = |op: &mut logit_perturb::cuda::CrossEntropyOp| {
-        op.enqueue(DevicePass::Forward(logits.view()?), DeviceLabels::I64(labels.slice(..9)), 1.0)
+    let logits = Placed::<f32>::new(stream, Some(&batch.logits), (9, 10), dense(10))?;
+    let enqueue = |op: &mut CrossEntropyOp<f32>| {
+        op.enqueue(DevicePass::Forward(logits.view()?), DeviceLabels::I64(labels.slice(..9)))
     };
     let mut refused = Ok(());
     let graph = capture(stream, || {

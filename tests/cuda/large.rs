@@ -3,7 +3,7 @@
 use crate::batch::{Batch, Outcome};
 use crate::device::{Device, download, upload};
 use libtest_mimic::{Completion, Failed};
-use logit_perturb::cuda::{CrossEntropyOp, DeviceLabels, DeviceMatrixMut, DevicePass, Outputs};
+use logit_perturb::cuda::{CrossEntropyOp, DeviceLabels, DeviceMatrixMut, DevicePass, Setup};
 use logit_perturb::{CrossEntropy, Reduction};
 
 /// A number of elements that 32 bits with a sign do not hold.
@@ -33,13 +33,13 @@ pub fn rows_far_apart() -> Result<Completion, Failed> {
     let mut buffer = unsafe { stream.alloc::<f32>(length) }?;
     for c in CLASSES {
         let batch = Batch::random(2, c, 7);
-        let mut op = device.operation(&batch.problem, c, 2)?;
+        let mut op = batch.operation::<f32>(device)?;
         let labels = upload(stream, &batch.labels)?;
         for (start, row) in [0, stride].into_iter().zip(batch.logits.chunks_exact(c)) {
             stream.memcpy_htod(row, &mut buffer.slice_mut(start..start + c))?;
         }
         let matrix = DeviceMatrixMut::new(buffer.as_view_mut(), 2, c, stride)?;
-        op.enqueue(DevicePass::InPlace(matrix), DeviceLabels::I64(labels.slice(..2)), batch.upstream)?;
+        op.enqueue(DevicePass::InPlace(matrix), DeviceLabels::I64(labels.slice(..2)))?;
         let rows = [0, stride].map(|start| download(stream, &buffer.slice(start..start + c)));
         let gradient = rows.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
         batch.compare(&Outcome { gradient, ..batch.results(stream, &op)? })?;
@@ -63,9 +63,9 @@ pub fn more_elements() -> Result<Completion, Failed> {
     for c in CLASSES {
         let rows = rows_of(c);
         stream.memset_zeros(&mut buffer)?;
-        let mut op = CrossEntropyOp::new(&device.kernels, stream, &problem, c, rows, Outputs::default())?;
+        let mut op = CrossEntropyOp::new(&device.kernels, stream, &problem, Setup::new(c, rows))?;
         let matrix = DeviceMatrixMut::new(buffer.slice_mut(..rows * c), rows, c, c)?;
-        op.enqueue(DevicePass::InPlace(matrix), DeviceLabels::I32(labels.slice(..rows)), 1.0)?;
+        op.enqueue(DevicePass::InPlace(matrix), DeviceLabels::I32(labels.slice(..rows)))?;
         let one = Batch { problem: problem.clone(), logits: vec![0.0; c], labels: vec![0], ..Batch::random(1, c, 0) };
         // Whatever the order in which ones are added up, the bits are the same.
         let one = one.run_and_compare(device)?;

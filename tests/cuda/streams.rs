@@ -6,7 +6,7 @@ use crate::corners::LABELS_IN_BLOCK;
 use crate::device::{Device, Placed, download, upload};
 use libtest_mimic::Failed;
 use logit_perturb::CrossEntropy;
-use logit_perturb::cuda::{CrossEntropyOp, DeviceLabels, DeviceMatrixMut, DevicePass, Kernels, Outputs};
+use logit_perturb::cuda::{CrossEntropyOp, DeviceLabels, DeviceMatrixMut, DevicePass, Kernels, Setup};
 use logit_perturb::cudarc::driver::{CudaEvent, CudaSlice, CudaStream};
 use logit_perturb_emulator::Gradient;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// Keeps a stream busy: each blow reads and writes 256 MiB, a tenth of a millisecond and more.
 struct Hammer {
     stream: Arc<CudaStream>,
-    op: CrossEntropyOp,
+    op: CrossEntropyOp<f32>,
     logits: CudaSlice<f32>,
     labels: CudaSlice<i32>,
 }
@@ -26,7 +26,7 @@ const BLOWS: usize = 200;
 impl Hammer {
     fn new(kernels: &Kernels, stream: &Arc<CudaStream>) -> Result<Self, Failed> {
         let (rows, classes) = HAMMER;
-        let op = CrossEntropyOp::new(kernels, stream, &CrossEntropy::default(), classes, rows, Outputs::default())?;
+        let op = CrossEntropyOp::new(kernels, stream, &CrossEntropy::default(), Setup::new(classes, rows))?;
         let (logits, labels) = (stream.alloc_zeros(rows * classes)?, stream.alloc_zeros(rows)?);
         Ok(Self { stream: Arc::clone(stream), op, logits, labels })
     }
@@ -36,7 +36,7 @@ impl Hammer {
         let (rows, classes) = HAMMER;
         for _ in 0..BLOWS {
             let pass = DevicePass::InPlace(DeviceMatrixMut::new(self.logits.as_view_mut(), rows, classes, classes)?);
-            self.op.enqueue(pass, DeviceLabels::I32(self.labels.as_view()), 1.0)?;
+            self.op.enqueue(pass, DeviceLabels::I32(self.labels.as_view()))?;
         }
         Ok(self.stream.record_event(None)?)
     }
@@ -56,7 +56,7 @@ pub fn other_streams_are_waited_for() -> Result<(), Failed> {
     let mut hammer = Hammer::new(&device.kernels, &busy)?;
     for (rows, c) in [(300, 1000), (LABELS_IN_BLOCK + 5, 10), (30, 20_003)] {
         let batch = Batch::random(rows, c, 1);
-        let mut op = device.operation(&batch.problem, c, rows)?;
+        let mut op = batch.operation::<f32>(&device)?;
         let (source, labels) = (busy.clone_htod(&batch.logits)?, upload(&busy, &batch.labels)?);
         for _ in 0..3 {
             let mut logits = busy.clone_htod(&vec![f32::NAN; rows * c])?;
@@ -64,7 +64,7 @@ pub fn other_streams_are_waited_for() -> Result<(), Failed> {
             let behind = hammer.strike()?;
             busy.memcpy_dtod(&source, &mut logits)?;
             let pass = DevicePass::InPlace(DeviceMatrixMut::new(logits.as_view_mut(), rows, c, c)?);
-            op.enqueue(pass, DeviceLabels::I64(labels.slice(..rows)), batch.upstream)?;
+            op.enqueue(pass, DeviceLabels::I64(labels.slice(..rows)))?;
             still_busy(&behind, "enqueueing on another stream")?;
             let gradient = download(&busy, &logits)?;
             batch.compare(&Outcome { gradient, ..batch.results(&busy, &op)? })?;
@@ -81,16 +81,16 @@ pub fn enqueueing_neither_allocates_nor_waits() -> Result<(), Failed> {
     let mut hammer = Hammer::new(&device.kernels, stream)?;
     for (rows, c) in [(9, 10), (300, 100), (300, 1000), (30, 20_003), (LABELS_IN_BLOCK + 5, 10)] {
         let batch = Batch::random(rows, c, 1);
-        let mut op = device.operation(&batch.problem, c, rows)?;
+        let mut op = batch.operation::<f32>(device)?;
         let labels = upload(stream, &batch.labels)?;
-        let logits = Placed::new(stream, Some(&batch.logits), (rows, c), dense(c))?;
+        let logits = Placed::<f32>::new(stream, Some(&batch.logits), (rows, c), dense(c))?;
         let mut gradient = Placed::new(stream, None, (rows, c), dense(c))?;
         stream.synchronize()?;
         let behind = hammer.strike()?;
         let before = allocations();
         for _ in 0..10 {
             let pass = DevicePass::Into { logits: logits.view()?, gradient: gradient.view_mut()? };
-            op.enqueue(pass, DeviceLabels::I64(labels.slice(..rows)), batch.upstream)?;
+            op.enqueue(pass, DeviceLabels::I64(labels.slice(..rows)))?;
         }
         let allocated = allocations() - before;
         still_busy(&behind, "enqueueing")?;
@@ -107,15 +107,15 @@ pub fn another_thread() -> Result<(), Failed> {
     let device = Device::get();
     let stream = &device.stream;
     let batch = Batch::random(30, 100, 1);
-    let mut op = device.operation(&batch.problem, 100, 30)?;
+    let mut op = batch.operation::<f32>(device)?;
     let labels = upload(stream, &batch.labels)?;
-    let mut logits = Placed::new(stream, Some(&batch.logits), (30, 100), dense(100))?;
+    let mut logits = Placed::<f32>::new(stream, Some(&batch.logits), (30, 100), dense(100))?;
     stream.synchronize()?;
     let (mut op, enqueued) = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            let enqueued = logits.view_mut().and_then(|matrix| {
-                op.enqueue(DevicePass::InPlace(matrix), DeviceLabels::I64(labels.slice(..30)), batch.upstream)
-            });
+            let enqueued = logits
+                .view_mut()
+                .and_then(|matrix| op.enqueue(DevicePass::InPlace(matrix), DeviceLabels::I64(labels.slice(..30))));
             (op, enqueued)
         });
         thread.join().map_err(|_| "the thread panicked")

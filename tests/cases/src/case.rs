@@ -27,6 +27,8 @@ pub struct Case {
     pub classes: usize,
     /// The gradient of the loss; files hold that for 1.
     pub upstream: f64,
+    /// One a row, in its place.
+    pub upstream_rows: Option<Vec<f64>>,
     pub(crate) inputs: Tensors,
     /// Expected tensors by their names without `expect.`.
     pub expected: BTreeMap<String, Tensor>,
@@ -105,20 +107,27 @@ impl Case {
             return Err(CaseError::tensor("logits", "must be f16, bf16, f32 or f64"));
         }
         let problem = header.build(&inputs, rows, classes)?;
-        Ok(Self { problem, rows, classes, upstream: 1.0, inputs, expected })
+        Ok(Self { problem, rows, classes, upstream: 1.0, upstream_rows: None, inputs, expected })
     }
 
-    /// A case made by a test: f32 logits `[N, C]`, hard labels `[N]`, no expectations.
-    pub fn cross_entropy(problem: CrossEntropy, classes: usize, logits: &[f32], labels: &[i64]) -> Self {
-        let rows = labels.len();
+    /// A case made by a test: logits `[N, C]`, no expectations. Targets and the like come by [`with_input`](Self::with_input).
+    pub fn new(problem: Problem, (rows, classes): (usize, usize), logits: Vec<f64>) -> Self {
         assert_eq!(logits.len(), rows * classes, "the logits must be {rows} x {classes}");
-        let logits = Values::Float(DType::F32, logits.iter().map(|&x| x.into()).collect());
-        let inputs = [
-            ("logits", Tensor { shape: vec![rows, classes], values: logits }),
-            ("labels", Tensor::int([rows], labels.iter().copied())),
-        ];
-        let inputs = Tensors(inputs.map(|(name, tensor)| (name.to_owned(), tensor)).into());
-        Self { problem: Problem::Softmax(problem), rows, classes, upstream: 1.0, inputs, expected: BTreeMap::new() }
+        let (inputs, expected) = (Tensors(BTreeMap::new()), BTreeMap::new());
+        let case = Self { problem, rows, classes, upstream: 1.0, upstream_rows: None, inputs, expected };
+        case.with_input("logits", Tensor::float([rows, classes], logits))
+    }
+
+    /// The case with an input, by its name in files.
+    #[must_use]
+    pub fn with_input(mut self, name: &str, tensor: Tensor) -> Self {
+        self.inputs.0.insert(name.to_owned(), tensor);
+        self
+    }
+
+    /// The numbers of an input, by its name in files, where the case has it.
+    pub fn input(&self, name: &str) -> Option<Vec<f64>> {
+        self.inputs.0.get(name).map(Tensor::to_f64)
     }
 
     /// The type of the logits, and the logits `[N, C]`.
@@ -135,11 +144,6 @@ impl Case {
             Values::Int(labels) => Some(labels),
             Values::Float(..) => None,
         }
-    }
-
-    /// Whether the rows have weights.
-    pub fn has_sample_weights(&self) -> bool {
-        self.inputs.has("sample_weights")
     }
 }
 

@@ -1,7 +1,7 @@
 //! Evaluates a case on the CPU reference; the results carry the names of the expectations.
 
 use crate::{Case, CaseError, Problem, Tensor};
-use logit_perturb::cpu::{self, BinaryCrossEntropyBatch, CrossEntropyBatch, Pass};
+use logit_perturb::cpu::{self, BinaryCrossEntropyBatch, CrossEntropyBatch, CrossEntropyOutput, Pass};
 use logit_perturb::{BinaryStep, Matrix, MatrixMut, Perturbation, Reduction, Upstream};
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 pub struct Results {
     /// The tensors: floating-point ones as f64.
     pub tensors: BTreeMap<&'static str, Tensor>,
-    /// The rows' `lse`, which is no expectation of a file; empty for sigmoid.
-    pub lse: Vec<f64>,
+    /// All of cross-entropy's numbers, with those that are no expectation of a file; `None` for sigmoid.
+    pub cross_entropy: Option<CrossEntropyOutput>,
     /// What the tolerances need beside them.
     pub(crate) scale: crate::scale::Scale,
 }
@@ -34,9 +34,13 @@ pub fn evaluate_cpu(case: &Case) -> Result<Results, CaseError> {
     let mut gradient = vec![0.0; n * c];
     let pass = Pass::Into { logits: Matrix::new(&logits, n, c)?, gradient: MatrixMut::new(&mut gradient, n, c)? };
     let mut tensors = BTreeMap::new();
-    let (loss, loss_rows, lse, reduction);
+    let (loss, loss_rows, reduction);
+    let mut cross_entropy = None;
     let mut scale;
-    let upstream = Upstream::Scalar(case.upstream);
+    let upstream = match &case.upstream_rows {
+        None => Upstream::Scalar(case.upstream),
+        Some(rows) => Upstream::Rows(rows),
+    };
     match &case.problem {
         Problem::Softmax(problem) => {
             let labels = if case.inputs.has("labels") { Some(case.inputs.ints("labels", &[n])?) } else { None };
@@ -69,7 +73,8 @@ pub fn evaluate_cpu(case: &Case) -> Result<Results, CaseError> {
                 tensors.insert("tau", Tensor::float([1], vec![learned.tau]));
             }
             scale = crate::scale::softmax(problem, &logits, labels.as_deref(), soft, omega, per_sample, &output);
-            (loss, loss_rows, lse, reduction) = (output.loss, output.loss_rows, output.lse, problem.reduction());
+            (loss, loss_rows, reduction) = (output.loss, output.loss_rows.clone(), problem.reduction());
+            cross_entropy = Some(output);
         }
         Problem::Sigmoid(problem) => {
             let targets = case.inputs.floats("targets", &[n, c])?;
@@ -90,14 +95,15 @@ pub fn evaluate_cpu(case: &Case) -> Result<Results, CaseError> {
                 }
             }
             scale = crate::scale::sigmoid(problem, &logits, &targets, weights, &output);
-            (loss, loss_rows, lse, reduction) = (output.loss, output.loss_rows, Vec::new(), problem.reduction());
+            (loss, loss_rows, reduction) = (output.loss, output.loss_rows, problem.reduction());
         }
     }
-    scale.gradient.iter_mut().for_each(|g| *g *= case.upstream.abs());
+    let upstream_of = |row: usize| case.upstream_rows.as_ref().map_or(case.upstream, |rows| rows[row]);
+    scale.gradient.iter_mut().enumerate().for_each(|(i, g)| *g *= upstream_of(i / c).abs());
     if reduction != Reduction::None {
         tensors.insert("loss", Tensor::float([1], vec![loss]));
     }
     tensors.insert("loss_rows", Tensor::float([n], loss_rows));
     tensors.insert("grad", Tensor::float([n, c], gradient));
-    Ok(Results { tensors, lse, scale })
+    Ok(Results { tensors, cross_entropy, scale })
 }

@@ -4,6 +4,7 @@
 
 #define DEVICE static inline __attribute__((always_inline, unused))
 #define MEMBER inline __attribute__((always_inline))
+#define UNROLL
 
 // The launch hands the bytes of the arguments over as they are, to a symbol that EMULATED_ENTRY makes of the kernel's name.
 #define EMULATED_SIZE_(entry) entry##_args_bytes
@@ -68,23 +69,14 @@ template <class T> DEVICE T emulated_of_lane(u32 lane) {
     return x;
 }
 
-DEVICE float load_stream(const float* from, EMULATED_HERE) {
+template <class T> DEVICE T load_stream(const T* from, EMULATED_HERE) {
     return emulated_load(from, emulator::Access::LOAD, EMULATED_SITE);
 }
-DEVICE float4v load_stream4(const float* from, EMULATED_HERE) {
-    return emulated_load(reinterpret_cast<const float4v*>(from), emulator::Access::LOAD, EMULATED_SITE);
+template <class T> DEVICE T load_keep(const T* from, EMULATED_HERE) {
+    return emulated_load(from, emulator::Access::LOAD, EMULATED_SITE);
 }
-DEVICE void store_stream(float* to, float x, EMULATED_HERE) {
+template <class T> DEVICE void store_stream(T* to, T x, EMULATED_HERE) {
     emulated_store(to, x, emulator::Access::STREAM_STORE, EMULATED_SITE);
-}
-DEVICE void store_stream4(float* to, float4v v, EMULATED_HERE) {
-    emulated_store(reinterpret_cast<float4v*>(to), v, emulator::Access::STREAM_STORE, EMULATED_SITE);
-}
-DEVICE float load_keep(const float* from, EMULATED_HERE) {
-    return emulated_load(from, emulator::Access::LOAD, EMULATED_SITE);
-}
-DEVICE float4v load_keep4(const float* from, EMULATED_HERE) {
-    return emulated_load(reinterpret_cast<const float4v*>(from), emulator::Access::LOAD, EMULATED_SITE);
 }
 
 template <class T> DEVICE T load(const T* from, EMULATED_HERE) {
@@ -102,14 +94,60 @@ DEVICE u64 load_fresh(const u64* from, EMULATED_HERE) {
 }
 
 DEVICE float minus_infinity() { return -__builtin_inff(); }
+DEVICE u32 bits_of(float x) {
+    u32 bits;
+    __builtin_memcpy(&bits, &x, sizeof(bits));
+    return bits;
+}
+DEVICE float float_of(u32 bits) {
+    float x;
+    __builtin_memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+DEVICE float float_of_half(u16 bits) {
+    _Float16 x;
+    __builtin_memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+DEVICE u16 half_of(float x) {
+    const _Float16 half = static_cast<_Float16>(x);
+    u16 bits;
+    __builtin_memcpy(&bits, &half, sizeof(bits));
+    return bits;
+}
 DEVICE float exp2_approximate(float x) { return emulator::exp2_approximate(x); }
+DEVICE float reciprocal_approximate(float x) { return emulator::reciprocal_approximate(x); }
+DEVICE u32 count_bits(u32 bits) { return static_cast<u32>(__builtin_popcount(bits)); }
 
 DEVICE void block_barrier(EMULATED_HERE) { emulator::block_barrier(EMULATED_SITE); }
 template <class T> DEVICE T shuffle_xor(T x, u32 lanes, EMULATED_HERE) {
     emulator::exchange(emulated_lane_value(x), EMULATED_SITE);
     return emulated_of_lane<T>(thread_index() % emulator::LANES ^ lanes);
 }
+DEVICE u32 cluster_blocks() { return emulator::self->cluster_blocks; }
+DEVICE u32 cluster_rank() { return emulator::self->block % emulator::self->cluster_blocks; }
+DEVICE void cluster_barrier(EMULATED_HERE) { emulator::cluster_barrier(EMULATED_SITE); }
+template <class T> DEVICE T load_peer(const T* mine, u32 rank, EMULATED_HERE) {
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8, "as in sync.cuh");
+    const void* const from = emulator::peer(mine, sizeof(T), rank, EMULATED_SITE);
+    T x;
+    if (from) {
+        x = *static_cast<const T*>(from);
+    } else {
+        __builtin_memset(static_cast<void*>(&x), 0xff, sizeof(T));
+    }
+    return x;
+}
 DEVICE void device_fence() { emulator::device_fence(); }
 DEVICE u32 atomic_add(u32* to, u32 x, EMULATED_HERE) {
     return emulated_atomic(to, [x](u32 old) { return old + x; }, EMULATED_SITE);
+}
+DEVICE u64 atomic_add(u64* to, u64 x, EMULATED_HERE) {
+    return emulated_atomic(to, [x](u64 old) { return old + x; }, EMULATED_SITE);
+}
+DEVICE u64 atomic_min(u64* to, u64 x, EMULATED_HERE) {
+    return emulated_atomic(to, [x](u64 old) { return x < old ? x : old; }, EMULATED_SITE);
+}
+DEVICE u32 atomic_or(u32* to, u32 x, EMULATED_HERE) {
+    return emulated_atomic(to, [x](u32 old) { return old | x; }, EMULATED_SITE);
 }

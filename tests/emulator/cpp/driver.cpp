@@ -92,12 +92,13 @@ Buffer read_buffer(Reader& reader) {
 bool replay(const char* path) {
     Reader reader(path);
     const std::vector<unsigned char> magic = reader.take(8);
-    if (std::memcmp(magic.data(), "LAUNCH01", 8) != 0) reader.fail("is no launch");
+    if (std::memcmp(magic.data(), "LAUNCH02", 8) != 0) reader.fail("is no launch");
     const std::vector<unsigned char> name = reader.counted();
     const EmulatorKernel* const kernel = emulator_kernel(reinterpret_cast<const char*>(name.data()), name.size());
     if (!kernel) reader.fail("is of a kernel that there is none of");
     EmulatorGeometry geometry;
     geometry.grid = reader.number();
+    geometry.cluster = reader.number();
     geometry.threads = reader.number();
     geometry.shared = reader.number();
     EmulatorOptions options = {};

@@ -41,6 +41,7 @@ enum EmulatorFaultKind : uint32_t {
     DIVERGENT_SHUFFLE,
     NO_PROGRESS,
     SHARED_OVERRUN,
+    PEER_ACCESS,
 };
 
 struct EmulatorFault {
@@ -72,6 +73,8 @@ struct EmulatorKernel {
 
 struct EmulatorGeometry {
     uint32_t grid;
+    // Blocks of a cluster, which the grid is a multiple of.
+    uint32_t cluster;
     uint32_t threads;
     uint32_t shared;
 };

@@ -29,11 +29,13 @@ void thread_main() {
 }
 
 Thread::Thread(Block& of, unsigned index)
-    : at{index, of.index, launch->geometry.threads, launch->geometry.grid}, block(of),
+    : at{index, of.index, launch->geometry.threads, launch->geometry.grid, launch->geometry.cluster}, block(of),
       fiber(std::make_unique<Fiber>(Stack::take(), thread_main)) {}
 
-Block::Block(unsigned index)
-    : index(index), shared(launch->geometry.shared), warps((launch->geometry.threads + LANES - 1) / LANES),
+Cluster::Cluster() : barrier(DIVERGENT_BARRIER, "cluster barrier", launch->geometry.cluster * launch->geometry.threads) {}
+
+Block::Block(Cluster& of, unsigned index)
+    : cluster(of), index(index), shared(launch->geometry.shared), warps((launch->geometry.threads + LANES - 1) / LANES),
       barrier(DIVERGENT_BARRIER, "barrier", launch->geometry.threads) {
     for (unsigned i = 0; i < launch->geometry.threads; ++i) threads.push_back(std::make_unique<Thread>(*this, i));
 }
@@ -49,12 +51,13 @@ Launch::Launch(const EmulatorKernel& kernel, const void* args, EmulatorGeometry 
 }
 
 void Launch::run() {
-    std::vector<unsigned> waiting(geometry.grid);
-    for (unsigned i = 0; i < geometry.grid; ++i) waiting[i] = i;
+    std::vector<unsigned> waiting(geometry.grid / geometry.cluster);
+    for (unsigned i = 0; i < waiting.size(); ++i) waiting[i] = i;
     while (!abandoned_) {
-        while (resident_ < std::max(options.resident_blocks, 1u) && !waiting.empty()) {
+        // The blocks of a cluster may wait for each other: there is room for one cluster always.
+        while (!waiting.empty() && (resident_ == 0 || resident_ + geometry.cluster <= options.resident_blocks)) {
             std::swap(waiting[random.below(waiting.size())], waiting.back());
-            start_block(waiting.back());
+            start_cluster(waiting.back());
             waiting.pop_back();
         }
         if (resident_ == 0) break;
@@ -75,8 +78,14 @@ void Launch::run() {
     for (const auto& block : blocks_) block->stores.drain(random);
 }
 
-void Launch::start_block(unsigned index) {
-    blocks_.push_back(std::make_unique<Block>(index));
+void Launch::start_cluster(unsigned index) {
+    clusters_.push_back(std::make_unique<Cluster>());
+    for (unsigned rank = 0; rank < geometry.cluster; ++rank) start_block(*clusters_.back(), index * geometry.cluster + rank);
+}
+
+void Launch::start_block(Cluster& cluster, unsigned index) {
+    blocks_.push_back(std::make_unique<Block>(cluster, index));
+    cluster.blocks.push_back(blocks_.back().get());
     ++resident_;
     for (const auto& thread : blocks_.back()->threads) {
         if (doze_one_in_ != 0 && random.one_in(doze_one_in_)) doze(*thread);
@@ -101,7 +110,8 @@ void Launch::resume(Thread& thread) {
     ++outcome_.switches;
     main_.switch_to(*thread.fiber);
     if (thread.done) {
-        if (++thread.block.done == thread.block.threads.size()) finish_block(thread.block);
+        ++thread.block.done;
+        if (thread.block.has_ended()) finish_block(thread.block);
     } else if (thread.meeting) {
         arrive(thread, *thread.meeting);
     } else {
@@ -115,8 +125,8 @@ void Launch::arrive(Thread& thread, Meeting& meeting) {
         const Thread& other = *meeting.waiting.front();
         const bool same_file = other.site.file == thread.site.file || std::strcmp(other.site.file, thread.site.file) == 0;
         if (other.site.line != thread.site.line || !same_file) {
-            fault(meeting.divergence, thread.site, "a %s here, while thread %u waits in that of %s:%u", meeting.what,
-                  other.at.thread, other.site.file, other.site.line);
+            fault(meeting.divergence, thread.site, "a %s here, while thread %u of block %u waits in that of %s:%u",
+                  meeting.what, other.at.thread, other.at.block, other.site.file, other.site.line);
             abandoned_ = true;
         }
     }
@@ -128,7 +138,7 @@ void Launch::arrive(Thread& thread, Meeting& meeting) {
         ready_.push_back(met);
     }
     // One that is slow to leave finds what the fast ones did meanwhile.
-    if (doze_one_in_ != 0 && random.one_in(4)) doze(*meeting.waiting[random.below(meeting.waiting.size())]);
+    if (doze_one_in_ != 0 && random.one_in(doze_one_in_)) doze(*meeting.waiting[random.below(meeting.waiting.size())]);
     meeting.waiting.clear();
     ++meeting.round;
 }
@@ -168,7 +178,7 @@ void Launch::step(Access access) {
         if (random.one_in(16)) running_->block.stores.drain_some(random);
     }
     // By these, threads wait for each other.
-    const bool waits = access == Access::FRESH_LOAD || access == Access::ATOMIC;
+    const bool waits = access == Access::FRESH_LOAD || access == Access::PEER_LOAD || access == Access::ATOMIC;
     if (++outcome_.steps >= options.most_steps || random.one_in(waits ? 2 : yield_one_in_)) yield();
 }
 
@@ -191,29 +201,38 @@ void Launch::fault(EmulatorFaultKind kind, Site site, const char* format, ...) {
 
 // Every meeting that cannot take place, and who is missing.
 void Launch::report_stuck() {
-    for (const auto& block : blocks_) {
-        for (const Warp& warp : block->warps) report_stuck(*block, warp.meeting);
-        report_stuck(*block, block->barrier);
+    for (const auto& cluster : clusters_) {
+        std::vector<Thread*> of_cluster;
+        for (const Block* block : cluster->blocks) {
+            std::vector<Thread*> of_block;
+            for (const auto& thread : block->threads) of_block.push_back(thread.get());
+            for (size_t from = 0; from < of_block.size(); from += LANES) {
+                const auto first = of_block.begin() + from, last = of_block.begin() + std::min(from + LANES, of_block.size());
+                report_stuck(block->warps[from / LANES].meeting, {first, last});
+            }
+            report_stuck(block->barrier, of_block);
+            of_cluster.insert(of_cluster.end(), of_block.begin(), of_block.end());
+        }
+        report_stuck(cluster->barrier, of_cluster);
     }
 }
 
-void Launch::report_stuck(const Block& block, const Meeting& meeting) {
+void Launch::report_stuck(const Meeting& meeting, const std::vector<Thread*>& members) {
     if (meeting.waiting.empty()) return;
-    Thread& first = *meeting.waiting.front();
-    const unsigned from = meeting.expected == block.threads.size() ? 0 : first.at.thread / LANES * LANES;
     char missing[120] = "which the block does not have";
-    for (unsigned i = from; i < from + meeting.expected && i < block.threads.size(); ++i) {
-        const Thread& thread = *block.threads[i];
-        if (std::find(meeting.waiting.begin(), meeting.waiting.end(), &thread) != meeting.waiting.end()) continue;
-        if (thread.done) {
-            std::snprintf(missing, sizeof(missing), "thread %u has returned", i);
+    for (const Thread* thread : members) {
+        if (std::find(meeting.waiting.begin(), meeting.waiting.end(), thread) != meeting.waiting.end()) continue;
+        const Coordinates& at = thread->at;
+        if (thread->done) {
+            std::snprintf(missing, sizeof(missing), "thread %u of block %u has returned", at.thread, at.block);
         } else {
-            std::snprintf(missing, sizeof(missing), "thread %u is at %s:%u", i, thread.site.file, thread.site.line);
+            std::snprintf(missing, sizeof(missing), "thread %u of block %u is at %s:%u", at.thread, at.block, thread->site.file,
+                          thread->site.line);
         }
         break;
     }
-    running_ = &first;
-    fault(meeting.divergence, first.site, "this %s waits for %zu more of %u threads: %s", meeting.what,
+    running_ = meeting.waiting.front();
+    fault(meeting.divergence, running_->site, "this %s waits for %zu more of %u threads: %s", meeting.what,
           meeting.expected - meeting.waiting.size(), meeting.expected, missing);
 }
 

@@ -55,9 +55,20 @@ struct Warp {
     WarpTraffic traffic;
 };
 
-struct Block {
-    explicit Block(unsigned index);
+struct Cluster {
+    Cluster();
 
+    Meeting barrier;
+    // By rank.
+    std::vector<Block*> blocks;
+};
+
+struct Block {
+    Block(Cluster& of, unsigned index);
+
+    bool has_ended() const { return done == threads.size(); }
+
+    Cluster& cluster;
     unsigned index;
     SharedMemory shared;
     std::vector<Warp> warps;
@@ -100,13 +111,14 @@ class Launch {
     friend void thread_main();
 
     // The scheduler's own: fibers touch none of its state, so that the thread sanitizer sees one owner.
-    void start_block(unsigned index);
+    void start_cluster(unsigned index);
+    void start_block(Cluster& cluster, unsigned index);
     void finish_block(Block& block);
     void resume(Thread& thread);
     void arrive(Thread& thread, Meeting& meeting);
     Thread* pick();
     void report_stuck();
-    void report_stuck(const Block& block, const Meeting& meeting);
+    void report_stuck(const Meeting& meeting, const std::vector<Thread*>& members);
 
     EmulatorOutcome& outcome_;
     Fiber main_;
@@ -114,6 +126,7 @@ class Launch {
     std::vector<Thread*> ready_;
     // Ended ones too: their last stores may still be on their way.
     std::vector<std::unique_ptr<Block>> blocks_;
+    std::vector<std::unique_ptr<Cluster>> clusters_;
     unsigned resident_ = 0;
     // By a fault after which nothing can go on.
     bool abandoned_ = false;

@@ -12,7 +12,9 @@ namespace {
 constexpr size_t MOST_OF_THREAD = 16;
 constexpr size_t MOST_OF_BLOCK = 64;
 
-bool is_store(Access access) { return access != Access::LOAD && access != Access::FRESH_LOAD; }
+bool is_store(Access access) {
+    return access == Access::STORE || access == Access::STREAM_STORE || access == Access::ATOMIC;
+}
 
 uint64_t address_of(const void* at) { return reinterpret_cast<uint64_t>(at); }
 
@@ -26,6 +28,37 @@ void count(Thread& thread, EmulatorRegion& region, Access access, uint64_t addre
     }
     WarpTraffic& traffic = thread.block.warps[thread.at.thread / LANES].traffic;
     traffic.add(region, thread.lane_counts, thread.site, address, bytes, is_store(access));
+}
+
+constexpr float LEAST_NORMAL = 0x1p-126f;
+
+// A positive result that is up to `ulps` units in the last place off, as the argument decides.
+float off_by(uint32_t ulps, float argument, float y) {
+    if (!(y < HUGE_VALF && y >= LEAST_NORMAL) || ulps == 0) return y;
+    uint32_t bits, result;
+    std::memcpy(&bits, &argument, sizeof(bits));
+    std::memcpy(&result, &y, sizeof(result));
+    const uint32_t off = static_cast<uint32_t>(mix(mix(launch->options.exp_seed) ^ bits) % (2 * ulps + 1));
+    result = std::min(result + off - ulps, 0x7f800000u);
+    std::memcpy(&y, &result, sizeof(result));
+    return y;
+}
+
+// What was done before is ordered before what each does afterwards.
+void meet_in_order(Meeting& meeting, Site site) {
+    // A round's and the next one's must not be the same, or the fast threads of the next would be ordered before the slow ones of this.
+    char* const order = reinterpret_cast<char*>(&meeting) + meeting.round % 2;
+    tsan::release(order);
+    launch->meet(meeting, site);
+    tsan::acquire(order);
+}
+
+void* shared_of(Block& block, const void* declaration, unsigned bytes) {
+    void* const array = block.shared.declared(declaration, bytes);
+    if (array) return array;
+    launch->fault(SHARED_OVERRUN, launch->running().site, "more shared memory than the %u bytes a kernel may declare",
+                  SharedMemory::MOST_DECLARED);
+    launch->abandon();
 }
 
 } // namespace
@@ -106,11 +139,15 @@ void block_barrier(Site site) {
     // Seen by the block from here on; by others, when it is drained.
     thread.stores.move_to(block.stores);
     block.stores.shrink_to(MOST_OF_BLOCK, launch->random);
-    // A round's and the next one's must not be the same, or the fast threads of the next would be ordered before the slow ones of this.
-    char* const order = reinterpret_cast<char*>(&block.barrier) + block.barrier.round % 2;
-    tsan::release(order);
-    launch->meet(block.barrier, site);
-    tsan::acquire(order);
+    meet_in_order(block.barrier, site);
+}
+
+void cluster_barrier(Site site) {
+    Thread& thread = launch->running();
+    // More than the device promises: blocks outside of the cluster see them too.
+    thread.block.stores.drain(launch->random);
+    thread.stores.drain(launch->random);
+    meet_in_order(thread.block.cluster.barrier, site);
 }
 
 void exchange(const LaneValue& mine, Site site) {
@@ -126,33 +163,43 @@ LaneValue exchanged(unsigned lane) {
     return warp.values[(warp.meeting.round - 1) % 2][lane % LANES];
 }
 
-void* shared(const void* declaration, unsigned bytes) {
-    Thread& thread = launch->running();
-    void* const array = thread.block.shared.declared(declaration, bytes);
-    if (array) return array;
-    launch->fault(SHARED_OVERRUN, thread.site, "more shared memory than the %u bytes a kernel may declare", SharedMemory::MOST_DECLARED);
-    launch->abandon();
-}
+void* shared(const void* declaration, unsigned bytes) { return shared_of(launch->running().block, declaration, bytes); }
 
 void* dynamic_shared() { return launch->running().block.shared.dynamic(); }
 
-float exp2_approximate(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof(bits));
-    const float least_normal = 0x1p-126f;
-    // Subnormal arguments count as 0, as `.ftz` says.
-    if (fabsf(x) < least_normal) return 1.0f;
-    float y = static_cast<float>(exp2(static_cast<double>(x)));
-    const EmulatorOptions& options = launch->options;
-    if (y < HUGE_VALF && y >= least_normal && options.exp_ulps != 0) {
-        const uint32_t span = 2 * options.exp_ulps + 1;
-        const uint32_t off = static_cast<uint32_t>(mix(mix(options.exp_seed) ^ bits) % span);
-        uint32_t result;
-        std::memcpy(&result, &y, sizeof(result));
-        result = std::min(result + off - options.exp_ulps, 0x7f800000u);
-        std::memcpy(&y, &result, sizeof(result));
+const void* peer(const void* mine, unsigned bytes, unsigned rank, Site site) {
+    Thread& thread = launch->running();
+    thread.site = site;
+    // One that is late finds what its peer did meanwhile: wrote there again, or ended.
+    if (launch->random.one_in(8)) launch->doze(thread);
+    launch->step(Access::PEER_LOAD);
+    const std::vector<Block*>& blocks = thread.block.cluster.blocks;
+    const SharedMemory::Array* const array = thread.block.shared.find(mine, bytes);
+    if (!array) {
+        launch->fault(PEER_ACCESS, site, "%u-byte load from a peer's %p, which is in no shared array", bytes, mine);
+    } else if (reinterpret_cast<uint64_t>(mine) % bytes != 0) {
+        launch->fault(MISALIGNED, site, "%u-byte load from a peer's %p", bytes, mine);
+    } else if (rank >= blocks.size()) {
+        launch->fault(PEER_ACCESS, site, "a load from the block of rank %u of a cluster of %zu", rank, blocks.size());
+    } else if (blocks[rank]->has_ended()) {
+        launch->fault(PEER_ACCESS, site, "a load from block %u, of rank %u, which has ended", blocks[rank]->index, rank);
+    } else {
+        // A peer that has not come by the declaration yet has the array all the same.
+        const void* const theirs = shared_of(*blocks[rank], array->declaration, array->bytes);
+        return static_cast<const unsigned char*>(theirs) + (static_cast<const unsigned char*>(mine) - array->data);
     }
-    return y < least_normal ? 0.0f : y;
+    return nullptr;
+}
+
+float exp2_approximate(float x) {
+    // Subnormal arguments count as 0, as `.ftz` says.
+    if (fabsf(x) < LEAST_NORMAL) return 1.0f;
+    const float y = off_by(launch->options.exp_ulps, x, static_cast<float>(exp2(static_cast<double>(x))));
+    return y < LEAST_NORMAL ? 0.0f : y;
+}
+
+float reciprocal_approximate(float x) {
+    return off_by(std::min(launch->options.exp_ulps, 1u), x, 1.0f / x);
 }
 
 } // namespace emulator

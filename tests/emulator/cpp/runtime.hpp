@@ -5,7 +5,7 @@
 namespace emulator {
 
 struct Coordinates {
-    unsigned thread, block, threads, blocks;
+    unsigned thread, block, threads, blocks, cluster_blocks;
 };
 // Of the thread that runs. `__thread`, not `thread_local`: no wrapper to call, and kernels ask for it in every loop.
 extern __thread const Coordinates* self;
@@ -16,7 +16,7 @@ struct Site {
     unsigned line;
 };
 
-enum class Access : unsigned char { LOAD, FRESH_LOAD, STORE, STREAM_STORE, ATOMIC };
+enum class Access : unsigned char { LOAD, FRESH_LOAD, PEER_LOAD, STORE, STREAM_STORE, ATOMIC };
 
 // Whether an access to global memory may be executed; else it is a fault by now. Counts it, and may let others run first.
 bool admit(const void* at, unsigned bytes, Access access, Site site);
@@ -29,6 +29,7 @@ void before_atomic(void* at, unsigned bytes);
 void after_atomic(void* at);
 
 void block_barrier(Site site);
+void cluster_barrier(Site site);
 void device_fence();
 
 enum { LANES = 32 };
@@ -42,7 +43,10 @@ LaneValue exchanged(unsigned lane);
 // The block's shared memory that belongs to `declaration`.
 void* shared(const void* declaration, unsigned bytes);
 void* dynamic_shared();
+// The same place as `mine` in the shared memory of block `rank` of the cluster, to be read at once; null where that is a fault.
+const void* peer(const void* mine, unsigned bytes, unsigned rank, Site site);
 
 float exp2_approximate(float x);
+float reciprocal_approximate(float x);
 
 } // namespace emulator

@@ -53,6 +53,15 @@ void* SharedMemory::declared(const void* declaration, unsigned bytes) {
     return take(declaration, bytes);
 }
 
+const SharedMemory::Array* SharedMemory::find(const void* from, unsigned bytes) const {
+    const uintptr_t first = reinterpret_cast<uintptr_t>(from);
+    for (const Array& array : arrays_) {
+        const uintptr_t data = reinterpret_cast<uintptr_t>(array.data);
+        if (first >= data && first + bytes <= data + array.bytes) return &array;
+    }
+    return nullptr;
+}
+
 unsigned char* SharedMemory::take(const void* declaration, unsigned bytes) {
     unsigned char* const data = next_;
     next_ += rounded(bytes) + MARGIN;

@@ -20,16 +20,20 @@ class SharedMemory {
     void* declared(const void* declaration, unsigned bytes);
     void* dynamic() const { return dynamic_; }
 
+    struct Array {
+        // Null for the dynamic one.
+        const void* declaration;
+        unsigned char* data;
+        unsigned bytes;
+    };
+    // The array that holds all of these bytes; null where none does.
+    const Array* find(const void* from, unsigned bytes) const;
+
     unsigned declared_bytes() const { return declared_; }
     // Whether only the arrays were written to. Poisons them again.
     bool finish();
 
   private:
-    struct Array {
-        const void* declaration;
-        unsigned char* data;
-        unsigned bytes;
-    };
     unsigned char* take(const void* declaration, unsigned bytes);
 
     std::unique_ptr<unsigned char[]> memory_;

@@ -9,14 +9,18 @@ use logit_perturb::kernel::{Geometry, Variant};
 use std::ffi::{c_char, c_void};
 use std::path::PathBuf;
 
+/// As many as any device takes; portably it is 8.
+const MOST_BLOCKS_OF_CLUSTER: u32 = 16;
+
 /// How launches are executed. Equal options give equal executions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Decides which thread runs when, and when stores reach memory.
     pub seed: u64,
-    /// Blocks that run at a time; the others start, in random order, as these end.
+    /// Blocks that run at a time; the others start, in random order, as these end. The blocks of a cluster start together, be they more.
     pub resident_blocks: u32,
-    /// Whether a thread's stores reach others late: at its fences, its barriers as far as its block is concerned, and at random.
+    /// Whether a thread's stores reach others late: at its fences, its barriers as far as its block is concerned, those of the cluster,
+    /// and at random.
     pub store_buffer: bool,
     /// Decides how far each approximate exponential is off.
     pub exp_seed: u64,
@@ -76,7 +80,9 @@ impl Emulator {
     /// # Panics
     /// As [`launch`](Self::launch), and when there is no such kernel.
     pub fn launch_named(&mut self, name: &str, geometry: Geometry, args: &[u8]) -> Result<Report, Faults> {
-        assert!(geometry.grid > 0 && (1..=1024).contains(&geometry.threads), "{geometry:?} cannot be launched");
+        let Geometry { grid, cluster, threads, shared } = geometry;
+        let possible = grid > 0 && (1..=MOST_BLOCKS_OF_CLUSTER).contains(&cluster) && grid % cluster == 0;
+        assert!(possible && (1..=1024).contains(&threads), "{geometry:?} cannot be launched");
         // SAFETY: the name is given with its length; the table it is looked up in is constant.
         let kernel = unsafe { ffi::emulator_kernel(name.as_ptr().cast::<c_char>(), name.len()) };
         assert!(!kernel.is_null(), "no kernel is called {name}");
@@ -110,7 +116,7 @@ impl Emulator {
             ffi::emulator_launch(
                 kernel,
                 aligned_args.as_ptr().cast::<c_void>(),
-                ffi::Geometry { grid: geometry.grid, threads: geometry.threads, shared: geometry.shared },
+                ffi::Geometry { grid, cluster, threads, shared },
                 &raw const options,
                 regions.as_mut_ptr(),
                 regions.len(),

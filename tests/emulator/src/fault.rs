@@ -16,7 +16,7 @@ pub enum FaultKind {
     Misaligned,
     /// A store to a buffer that is only read.
     ReadOnly,
-    /// A barrier to which not all threads of the block come.
+    /// A barrier to which not all threads of the block, or of the cluster, come.
     DivergentBarrier,
     /// A shuffle to which not all lanes of the warp come.
     DivergentShuffle,
@@ -24,11 +24,14 @@ pub enum FaultKind {
     NoProgress,
     /// A store between shared arrays, or more of them than a block may declare.
     SharedOverrun,
+    /// A read of a peer's shared memory that there is not: outside of the arrays, of a block that the cluster does not have, or of one that
+    /// has ended.
+    PeerAccess,
     /// Bytes around a buffer's rows that changed, found after the launch: a store past the accessors.
     Canary,
 }
 
-const KINDS: [FaultKind; 8] = [
+const KINDS: [FaultKind; 9] = [
     FaultKind::OutOfBounds,
     FaultKind::StrideGap,
     FaultKind::Misaligned,
@@ -37,6 +40,7 @@ const KINDS: [FaultKind; 8] = [
     FaultKind::DivergentShuffle,
     FaultKind::NoProgress,
     FaultKind::SharedOverrun,
+    FaultKind::PeerAccess,
 ];
 
 /// One fault. Accesses that are faults were not executed.

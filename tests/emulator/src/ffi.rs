@@ -59,6 +59,7 @@ pub(crate) struct Kernel {
 #[repr(C)]
 pub(crate) struct Geometry {
     pub grid: u32,
+    pub cluster: u32,
     pub threads: u32,
     pub shared: u32,
 }

@@ -3,8 +3,10 @@
 //!
 //! - **Threads** are fibers. Barriers, shuffles, fences, atomics and some accesses hand over to a thread that the seed chooses. A barrier or
 //!   shuffle to which some never come, and threads that wait for ever, are faults with the line they happened at.
-//! - **Blocks**: a chosen number is resident at a time, each with shared memory of its own, which holds NaN before and after.
-//! - **Stores** to global memory reach other blocks at a fence, or late and in any order; other threads of the block after a barrier.
+//! - **Blocks**: a chosen number is resident at a time, each with shared memory of its own, which holds NaN before and after. Those of a
+//!   cluster are resident together and read each other's while they run; a read of one that has ended is a fault.
+//! - **Stores** to global memory reach other blocks at a fence or a barrier of the cluster, or late and in any order; other threads of the
+//!   block after a barrier.
 //! - **Accesses** through the primitives of `kernels/prelude.cuh` are checked against the buffers' rows, and counted where a buffer is
 //!   watched: by element, and in 32-byte sectors a warp. A faulty access is reported and not executed.
 //! - **The approximate exponential** is off by up to two units in the last place.
@@ -14,16 +16,19 @@
 //!
 //! ```
 //! use bytemuck::bytes_of;
-//! use logit_perturb::kernel::{Addresses, ErrorWord, LabelType, Limits, Plan, Sequence, Shape, Variant, WorkspaceSizes};
+//! use logit_perturb::kernel::{
+//!     Addresses, DType, ErrorWord, Form, LabelType, Limits, Plan, Sequence, Shape, Tally, Totals, Values, Variant, WorkspaceSizes,
+//! };
 //! use logit_perturb::{CrossEntropy, Reduction};
 //! use logit_perturb_emulator::{Emulator, Layout, Options};
 //!
 //! // So little that 20 rows of 70 classes are a batch to tally first, and several tiles a block.
 //! let limits = Limits {
-//!     multiprocessors: 2, shared_memory: 4096, resident_threads: 128, resident_blocks: 2, block_threads: 64, labels_in_block: 16,
+//!     multiprocessors: 2, shared_memory: 4096, row_shared: 4096, multiprocessor_shared: 8192, cluster: 2, resident_threads: 128,
+//!     resident_blocks: 2, block_threads: 64, labels_in_block: 16, chunks: 8,
 //! };
 //! let (rows, classes) = (20, 70);
-//! let plan = Plan::new(classes, false, true, limits);
+//! let plan = Plan::new(Form { aligned: false, ..Form::plain(DType::F32, classes) }, limits);
 //! let mut emulator = Emulator::new(Options { seed: 7, ..Options::default() });
 //! let memory = &mut emulator.memory;
 //!
@@ -43,16 +48,16 @@
 //!     labels: labels.address(),
 //!     loss: loss.address(),
 //!     partials: memory.poisoned::<f64>(sizes.partials).address(),
-//!     tallies: memory.poisoned::<u64>(3 * sizes.chunks).address(),
-//!     valid_rows: memory.poisoned::<u64>(1).address(),
-//!     tickets: memory.upload(&[0u32; 2]).address(),
+//!     tallies: memory.poisoned::<Tally>(sizes.chunks).address(),
+//!     totals: memory.poisoned::<Totals>(1).address(),
+//!     tickets: memory.upload(&[0u32; 3]).address(),
 //!     error: error.address(),
 //!     ..Addresses::default()
 //! };
 //!
 //! let problem = CrossEntropy::builder().reduction(Reduction::Mean).build()?;
 //! let shape = Shape { rows, classes, logits_stride: 71, gradient_stride: 71, label_type: LabelType::I64 };
-//! let sequence = Sequence::new(&problem, &plan, &at, shape, 1.0);
+//! let sequence = Sequence::new(&problem, &plan, &at, shape, Values::default());
 //! if let Some((geometry, args)) = &sequence.tally {
 //!     emulator.launch(&Variant::Tally, *geometry, bytes_of(args))?;
 //! }
@@ -68,6 +73,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod binary_operation;
+mod elements;
 mod emulator;
 mod fault;
 mod ffi;
@@ -76,10 +83,11 @@ mod operation;
 mod record;
 mod report;
 
+pub use binary_operation::{BinaryBatch, BinaryOperation, BinaryOutcome, BinaryStatistics, DeviceTargets, PackedMask};
 pub use emulator::{Emulator, Options};
 pub use fault::{Fault, FaultKind, Faults};
 pub use memory::{Buffer, Layout, Memory};
-pub use operation::{Batch, Gradient, Operation, Outcome, Rows};
+pub use operation::{Batch, Beside, Given, Gradient, Operation, Outcome, Rows, Statistics};
 pub use report::{Report, Sectors, Traffic};
 
 /// Where the build left the kernels as C++ files, one a variant: `scripts/sanitize.sh` compiles them again.

@@ -59,6 +59,11 @@ impl<T> Buffer<T> {
     pub(crate) fn index(&self) -> usize {
         self.index
     }
+
+    /// The same buffer, whatever its elements are.
+    pub(crate) fn bytes(self) -> Buffer<u8> {
+        Buffer { index: self.index, address: self.address, element: PhantomData }
+    }
 }
 
 /// Bytes of canary around rows, or all of the gap where it is smaller.

@@ -1,12 +1,16 @@
 //! Cross-entropy as an operation on the emulated device: what `src/cuda` does on a GPU, from the same plan, launches and parameter structs.
 
+use crate::elements::{download, upload, upload_operand};
 use crate::emulator::Emulator;
 use crate::fault::Faults;
 use crate::memory::{Buffer, Layout};
 use crate::report::{Report, Traffic};
 use bytemuck::bytes_of;
-use logit_perturb::kernel::{Addresses, ErrorWord, LabelType, Limits, Plan, Sequence, Shape, Variant, WorkspaceSizes};
-use logit_perturb::{CrossEntropy, Labels, Perturbation};
+use logit_perturb::kernel::{
+    Addresses, ClassSums, DType, ErrorWord, Form, LabelType, Limits, Plan, Saved, Sequence, Shape, StatisticsAddresses,
+    Tally, Totals, Values, Variant, Weights, WorkspaceSizes, is_general,
+};
+use logit_perturb::{CrossEntropy, Labels, LogitScale, Perturbation};
 
 /// Where rows lie: elements from one to the next, and how far the first lies behind a 16-byte boundary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,23 +32,93 @@ pub enum Gradient {
     Into(Rows),
 }
 
-/// A batch of f32 logits, dense in `logits`, laid out on the device as `rows` says.
+/// Numbers beside the logits, dense: in f32, or rounded to the logits' type. On the device, rows lie `stride` elements apart.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Beside<'a> {
+    pub data: &'a [f32],
+    pub wide: bool,
+    pub stride: usize,
+}
+
+/// Where a number comes from.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Given<'a> {
+    Host(f64),
+    Device(f32),
+    /// One a row, on the device.
+    Rows(&'a [f32]),
+}
+
+/// A batch, dense in `logits`, laid out on the device as `rows` says.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    /// `[N, C]`, without gaps.
+    /// What logits and gradient are made of on the device.
+    pub dtype: DType,
+    /// `[N, C]`, without gaps; numbers that `dtype` holds.
     pub logits: &'a [f32],
     /// C.
     pub classes: usize,
-    /// `[N]`.
+    /// `[N]`; not looked at where there are soft targets.
     pub labels: Labels<'a>,
+    /// `[N, C]`.
+    pub soft_targets: Option<Beside<'a>>,
+    /// `[N]`.
+    pub sample_weights: Option<&'a [f32]>,
+    /// `[N, C]`, of a perturbation per sample.
+    pub perturbation: Option<Beside<'a>>,
+    /// Whether a class matrix is in f32 on the device.
+    pub wide_matrix: bool,
     /// The logits' rows on the device.
     pub rows: Rows,
     /// Where the gradient goes.
     pub gradient: Gradient,
+    /// Loss first, and the gradient in a launch of its own from what the first saved.
+    pub split: bool,
+    /// Whether class statistics are asked for.
+    pub statistics: bool,
     /// The gradient of the loss.
-    pub upstream: f64,
+    pub upstream: Given<'a>,
+    /// In place of the problem's divisor.
+    pub divisor: Option<Given<'a>>,
     /// The device's limits.
     pub limits: Limits,
+}
+
+impl<'a> Batch<'a> {
+    /// f32 logits without gaps and hard labels; the gradient in place.
+    pub fn new(logits: &'a [f32], classes: usize, labels: Labels<'a>, limits: Limits) -> Self {
+        Self {
+            dtype: DType::F32,
+            logits,
+            classes,
+            labels,
+            soft_targets: None,
+            sample_weights: None,
+            perturbation: None,
+            wide_matrix: true,
+            rows: Rows { stride: classes, offset: 0 },
+            gradient: Gradient::InPlace,
+            split: false,
+            statistics: false,
+            upstream: Given::Host(1.0),
+            divisor: None,
+            limits,
+        }
+    }
+}
+
+/// Class statistics, `[C]` each.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs, reason = "as in kernels/class_statistics.cu")]
+pub struct Statistics {
+    pub count: Vec<u64>,
+    pub correct: Vec<u64>,
+    pub loss: Vec<f64>,
+    pub confidence: Vec<f64>,
+    pub valid_rows: u64,
+    pub correct_rows: u64,
 }
 
 /// What a batch left.
@@ -56,54 +130,81 @@ pub struct Outcome {
     pub loss_rows: Vec<f32>,
     /// `[N]`.
     pub lse: Vec<f32>,
+    /// `[N]`.
+    pub predictions: Vec<i32>,
+    /// Where asked for.
+    pub statistics: Option<Statistics>,
     /// `[N, C]`, without gaps; empty for the loss only.
     pub gradient: Vec<f32>,
     /// What the device recorded.
     pub error: ErrorWord,
-    /// The plan.
+    /// The plan of the launch that reads the logits first.
     pub plan: Plan,
-    /// Accesses to the logits, over all launches of the last run.
+    /// Accesses to the logits by that launch.
     pub logits_traffic: Traffic,
     /// Accesses to the gradient, where it has a buffer of its own.
     pub gradient_traffic: Option<Traffic>,
+    /// Accesses to the logits by the launch of the gradient, where it has one.
+    pub split_traffic: Option<Traffic>,
     /// What each launch did.
     pub reports: Vec<Report>,
 }
 
 /// The operation with a batch on the device; it may run more than once, as a captured graph does.
 pub struct Operation {
-    sequence: Sequence,
-    plan: Plan,
-    logits: Buffer<f32>,
-    gradient: Option<Buffer<f32>>,
+    /// One sequence, or that of the loss and that of the gradient.
+    sequences: Vec<(Plan, Sequence)>,
+    dtype: DType,
+    logits: Buffer<u8>,
+    gradient: Option<Buffer<u8>>,
     in_place: bool,
     rows: usize,
-    outputs: [Buffer<f32>; 3],
-    error: Buffer<u64>,
+    outputs: Outputs,
     labels: DeviceLabels,
 }
 
 #[derive(Clone, Copy)]
+struct Outputs {
+    loss: Buffer<f32>,
+    loss_rows: Buffer<f32>,
+    lse: Buffer<f32>,
+    predictions: Buffer<i32>,
+    error: Buffer<ErrorWord>,
+    statistics: Option<StatisticsBuffers>,
+}
+
+#[derive(Clone, Copy)]
+struct StatisticsBuffers {
+    count: Buffer<u64>,
+    correct: Buffer<u64>,
+    loss: Buffer<f64>,
+    confidence: Buffer<f64>,
+    rows: Buffer<u64>,
+}
+
+#[derive(Clone, Copy)]
 enum DeviceLabels {
+    None,
     I32(Buffer<i32>),
     I64(Buffer<i64>),
     U32(Buffer<u32>),
 }
 
+fn to_f32(numbers: &[f64]) -> Vec<f32> {
+    numbers.iter().map(|&x| x as f32).collect()
+}
+
 impl Operation {
     /// Lays a batch out in the device's memory.
     pub fn new(emulator: &mut Emulator, problem: &CrossEntropy, batch: &Batch<'_>) -> Self {
-        let rows = batch.labels.len();
+        let (dtype, c) = (batch.dtype, batch.classes);
+        let rows = batch.logits.len() / c;
         let memory = &mut emulator.memory;
-        let layout =
-            |rows_at: Rows| Layout::dense(rows.max(1), batch.classes).stride(rows_at.stride).offset(rows_at.offset);
-        let logits = match rows {
-            0 => memory.poisoned_rows(layout(batch.rows)),
-            _ => memory.upload_rows(batch.logits, layout(batch.rows)),
-        };
+        let layout = |at: Rows| Layout::dense(rows.max(1), c).stride(at.stride).offset(at.offset);
+        let logits = upload(memory, dtype, (rows > 0).then_some(batch.logits), layout(batch.rows));
         memory.watch(logits);
         let gradient = match batch.gradient {
-            Gradient::Into(rows_at) => Some(memory.poisoned_rows::<f32>(layout(rows_at))),
+            Gradient::Into(at) => Some(upload(memory, dtype, None, layout(at))),
             Gradient::None | Gradient::InPlace => None,
         };
         if let Some(gradient) = gradient {
@@ -112,71 +213,165 @@ impl Operation {
         if batch.gradient != Gradient::InPlace {
             memory.read_only(logits);
         }
-        let row_indices = 0..rows.max(1);
+        let (labels, label_data, label_type) = Self::upload_labels(emulator, batch, rows);
+        let memory = &mut emulator.memory;
+        let vector = |memory: &mut crate::Memory, numbers: Option<Vec<f32>>| {
+            numbers.map_or(0, |numbers| {
+                let buffer = memory.upload(&numbers);
+                memory.read_only(buffer);
+                buffer.address()
+            })
+        };
+        let beside = |memory: &mut crate::Memory, beside: Option<Beside<'_>>, rows: usize| {
+            beside.map_or_else(Default::default, |beside| upload_operand(memory, dtype, beside, rows, c))
+        };
+        let (mut margins, delta) = match problem.perturbation() {
+            Perturbation::Shared(delta) => {
+                let delta = to_f32(delta);
+                (None, beside(memory, Some(Beside { data: &delta, wide: true, stride: 0 }), 1))
+            }
+            Perturbation::ClassMatrix(matrix) => {
+                let matrix = to_f32(matrix);
+                (None, beside(memory, Some(Beside { data: &matrix, wide: batch.wide_matrix, stride: c }), c))
+            }
+            Perturbation::TargetMargin(margins) => (Some(to_f32(margins)), Default::default()),
+            _ => (None, beside(memory, batch.perturbation, rows.max(1))),
+        };
+        let scales = match problem.scale() {
+            LogitScale::PerClass(scales) => Some(to_f32(scales)),
+            _ => None,
+        };
+        let aligned = logits.address().is_multiple_of(16) && batch.rows.stride.is_multiple_of(dtype.width());
+        let general = is_general(problem, batch.soft_targets.is_some());
+        let form = Form { dtype, classes: c, aligned, general, from_saved: false };
+        let plan = Plan::new(form, batch.limits);
+        let sizes = WorkspaceSizes::of([&plan], rows);
+        let statistics = batch.statistics.then(|| StatisticsBuffers {
+            count: memory.poisoned(c),
+            correct: memory.poisoned(c),
+            loss: memory.poisoned(c),
+            confidence: memory.poisoned(c),
+            rows: memory.poisoned(2),
+        });
+        let outputs = Outputs {
+            loss: memory.poisoned(1),
+            loss_rows: memory.poisoned(rows.max(1)),
+            lse: memory.poisoned(rows.max(1)),
+            predictions: memory.poisoned(rows.max(1)),
+            error: memory.upload(&[ErrorWord::default()]),
+            statistics,
+        };
+        let (upstream, upstreams) = match batch.upstream {
+            Given::Host(value) => (value, None),
+            Given::Device(value) => (f64::NAN, Some(vec![value])),
+            Given::Rows(values) => (f64::NAN, Some(values.to_vec())),
+        };
+        let (divisor, divisor_at) = match batch.divisor {
+            Some(Given::Host(value)) => (Some(value), None),
+            Some(Given::Device(value)) => (Some(f64::NAN), Some(vec![value])),
+            _ => (None, None),
+        };
+        let addresses = Addresses {
+            logits: logits.address(),
+            labels: label_data,
+            targets: beside(memory, batch.soft_targets, rows.max(1)),
+            delta,
+            margins: vector(memory, margins.take()),
+            scales: vector(memory, scales),
+            weights: Weights {
+                classes: vector(memory, problem.class_weights().map(to_f32)),
+                samples: vector(memory, batch.sample_weights.filter(|_| rows > 0).map(<[f32]>::to_vec)),
+            },
+            upstreams: vector(memory, upstreams.filter(|upstreams| !upstreams.is_empty())),
+            divisor_at: vector(memory, divisor_at),
+            loss_rows: outputs.loss_rows.address(),
+            lse: outputs.lse.address(),
+            predictions: outputs.predictions.address(),
+            loss: outputs.loss.address(),
+            statistics: statistics.map_or_else(Default::default, |buffers| StatisticsAddresses {
+                sums: memory.upload(&vec![ClassSums::default(); c]).address(),
+                count: buffers.count.address(),
+                correct: buffers.correct.address(),
+                loss: buffers.loss.address(),
+                confidence: buffers.confidence.address(),
+                rows: buffers.rows.address(),
+                gathered: memory.upload(&[0u64; 2]).address(),
+            }),
+            partials: memory.poisoned::<f64>(sizes.partials).address(),
+            tallies: memory.poisoned::<Tally>(sizes.chunks).address(),
+            totals: memory.poisoned::<Totals>(1).address(),
+            tickets: memory.upload(&[0u32; 3]).address(),
+            error: outputs.error.address(),
+            ..Addresses::default()
+        };
+        let gradient_stride = match batch.gradient {
+            Gradient::Into(at) => at.stride,
+            Gradient::None | Gradient::InPlace => batch.rows.stride,
+        };
+        let shape = Shape { rows, classes: c, logits_stride: batch.rows.stride, gradient_stride, label_type };
+        let values = Values { upstream, upstream_by_row: matches!(batch.upstream, Given::Rows(_)), divisor };
+        let to = match batch.gradient {
+            Gradient::None => 0,
+            Gradient::InPlace => logits.address(),
+            Gradient::Into(_) => gradient.expect("made above").address(),
+        };
+        let sequence = |plan: Plan, at: Addresses| (plan, Sequence::new(problem, &plan, &at, shape, values));
+        let sequences = if batch.split {
+            let saved = memory.poisoned::<Saved>(rows.max(1)).address();
+            let backward = Plan::new(Form { from_saved: true, ..form }, batch.limits);
+            let of_gradient = Addresses {
+                gradient: to,
+                from_saved: saved,
+                loss: 0,
+                loss_rows: 0,
+                lse: 0,
+                predictions: 0,
+                statistics: StatisticsAddresses::default(),
+                ..addresses
+            };
+            vec![sequence(plan, Addresses { saved, ..addresses }), sequence(backward, of_gradient)]
+        } else {
+            vec![sequence(plan, Addresses { gradient: to, ..addresses })]
+        };
+        let in_place = batch.gradient == Gradient::InPlace;
+        Self { sequences, dtype, logits, gradient, in_place, rows, outputs, labels }
+    }
+
+    fn upload_labels(emulator: &mut Emulator, batch: &Batch<'_>, rows: usize) -> (DeviceLabels, u64, LabelType) {
+        let memory = &mut emulator.memory;
+        if batch.soft_targets.is_some() {
+            return (DeviceLabels::None, 0, LabelType::I64);
+        }
+        assert_eq!(batch.labels.len(), rows, "a label a row");
+        let indices = 0..rows.max(1);
         let label = |row: usize| if rows == 0 { 0 } else { batch.labels.get(row) };
-        let (labels, label_data, label_type) = match batch.labels {
+        match batch.labels {
             Labels::I32(_) => {
-                let buffer = memory.upload(&row_indices.map(|row| label(row) as i32).collect::<Vec<_>>());
+                let buffer = memory.upload(&indices.map(|row| label(row) as i32).collect::<Vec<_>>());
                 (DeviceLabels::I32(buffer), buffer.address(), LabelType::I32)
             }
             Labels::U32(_) => {
-                let buffer = memory.upload(&row_indices.map(|row| label(row) as u32).collect::<Vec<_>>());
+                let buffer = memory.upload(&indices.map(|row| label(row) as u32).collect::<Vec<_>>());
                 (DeviceLabels::U32(buffer), buffer.address(), LabelType::U32)
             }
             _ => {
-                let buffer = memory.upload(&row_indices.map(label).collect::<Vec<_>>());
+                let buffer = memory.upload(&indices.map(label).collect::<Vec<_>>());
                 (DeviceLabels::I64(buffer), buffer.address(), LabelType::I64)
             }
-        };
-        let delta = match problem.perturbation() {
-            Perturbation::Shared(delta) => {
-                memory.upload(&delta.iter().map(|&x| x as f32).collect::<Vec<_>>()).address()
-            }
-            _ => 0,
-        };
-        let aligned = logits.address().is_multiple_of(16) && batch.rows.stride.is_multiple_of(4);
-        let plan = Plan::new(batch.classes, aligned, batch.gradient != Gradient::None, batch.limits);
-        let sizes = WorkspaceSizes::of([&plan], rows);
-        let outputs = [rows.max(1), rows.max(1), 1].map(|length| memory.poisoned::<f32>(length));
-        let error = memory.upload(&[0u64; 3]);
-        let addresses = Addresses {
-            logits: logits.address(),
-            gradient: match batch.gradient {
-                Gradient::None => 0,
-                Gradient::InPlace => logits.address(),
-                Gradient::Into(_) => gradient.expect("made above").address(),
-            },
-            labels: label_data,
-            delta,
-            loss_rows: outputs[0].address(),
-            lse: outputs[1].address(),
-            loss: outputs[2].address(),
-            partials: memory.poisoned::<f64>(sizes.partials).address(),
-            tallies: memory.poisoned::<u64>(3 * sizes.chunks).address(),
-            valid_rows: memory.poisoned::<u64>(1).address(),
-            tickets: memory.upload(&[0u32; 2]).address(),
-            error: error.address(),
-        };
-        let gradient_stride = match batch.gradient {
-            Gradient::Into(rows_at) => rows_at.stride,
-            Gradient::None | Gradient::InPlace => batch.rows.stride,
-        };
-        let shape =
-            Shape { rows, classes: batch.classes, logits_stride: batch.rows.stride, gradient_stride, label_type };
-        let sequence = Sequence::new(problem, &plan, &addresses, shape, batch.upstream);
-        let in_place = batch.gradient == Gradient::InPlace;
-        Self { sequence, plan, logits, gradient, in_place, rows, outputs, error, labels }
+        }
     }
 
     /// Replaces the labels, as a trainer does between two replays of a graph.
     pub fn set_labels(&self, emulator: &mut Emulator, labels: &[i64]) {
+        let memory = &mut emulator.memory;
         match self.labels {
+            DeviceLabels::None => panic!("targets are soft"),
             DeviceLabels::I32(buffer) => {
-                emulator.memory.write(buffer, &labels.iter().map(|&label| label as i32).collect::<Vec<_>>());
+                memory.write(buffer, &labels.iter().map(|&label| label as i32).collect::<Vec<_>>());
             }
-            DeviceLabels::I64(buffer) => emulator.memory.write(buffer, labels),
+            DeviceLabels::I64(buffer) => memory.write(buffer, labels),
             DeviceLabels::U32(buffer) => {
-                emulator.memory.write(buffer, &labels.iter().map(|&label| label as u32).collect::<Vec<_>>());
+                memory.write(buffer, &labels.iter().map(|&label| label as u32).collect::<Vec<_>>());
             }
         }
     }
@@ -187,26 +382,47 @@ impl Operation {
     /// Every fault found.
     pub fn run(&self, emulator: &mut Emulator) -> Result<Outcome, Faults> {
         let mut reports = Vec::new();
-        if let Some((geometry, args)) = &self.sequence.tally {
-            reports.push(emulator.launch(&Variant::Tally, *geometry, bytes_of(args))?);
+        let mut mains = Vec::new();
+        for (plan, sequence) in &self.sequences {
+            if let Some((geometry, args)) = &sequence.tally {
+                reports.push(emulator.launch(&Variant::Tally, *geometry, bytes_of(args))?);
+            }
+            let (geometry, args) = &sequence.main;
+            mains.push(reports.len());
+            reports.push(emulator.launch(&plan.variant, *geometry, bytes_of(args))?);
+            if let Some((geometry, args)) = &sequence.statistics {
+                reports.push(emulator.launch(&Variant::ClassStatistics, *geometry, bytes_of(args))?);
+            }
         }
-        let (geometry, args) = &self.sequence.main;
-        let report = emulator.launch(&self.plan.variant, *geometry, bytes_of(args))?;
+        let (first, last) = (&reports[mains[0]], &reports[mains[mains.len() - 1]]);
         let memory = &emulator.memory;
         let gradient = if self.in_place { Some(self.logits) } else { self.gradient };
-        let [loss_rows, lse, loss] = self.outputs.map(|buffer| memory.download(buffer));
-        let outcome = Outcome {
-            loss: loss[0],
-            loss_rows: loss_rows[..self.rows].to_vec(),
-            lse: lse[..self.rows].to_vec(),
-            gradient: gradient.map_or_else(Vec::new, |gradient| memory.download(gradient)),
-            error: bytemuck::pod_read_unaligned(bytemuck::cast_slice(&memory.download(self.error))),
-            plan: self.plan,
-            logits_traffic: report.traffic(self.logits).clone(),
-            gradient_traffic: self.gradient.map(|gradient| report.traffic(gradient).clone()),
-            reports: Vec::new(),
-        };
-        reports.push(report);
-        Ok(Outcome { reports, ..outcome })
+        let per_row = |buffer| memory.download::<f32>(buffer)[..self.rows].to_vec();
+        let outputs = &self.outputs;
+        let statistics = outputs.statistics.map(|buffers| {
+            let rows = memory.download(buffers.rows);
+            Statistics {
+                count: memory.download(buffers.count),
+                correct: memory.download(buffers.correct),
+                loss: memory.download(buffers.loss),
+                confidence: memory.download(buffers.confidence),
+                valid_rows: rows[0],
+                correct_rows: rows[1],
+            }
+        });
+        Ok(Outcome {
+            loss: memory.download(outputs.loss)[0],
+            loss_rows: per_row(outputs.loss_rows),
+            lse: per_row(outputs.lse),
+            predictions: memory.download(outputs.predictions)[..self.rows].to_vec(),
+            statistics,
+            gradient: gradient.map_or_else(Vec::new, |gradient| download(memory, self.dtype, gradient)),
+            error: memory.download(outputs.error)[0],
+            plan: self.sequences[0].0,
+            logits_traffic: first.traffic(self.logits).clone(),
+            gradient_traffic: self.gradient.map(|gradient| last.traffic(gradient).clone()),
+            split_traffic: (mains.len() > 1).then(|| last.traffic(self.logits).clone()),
+            reports,
+        })
     }
 }

@@ -36,9 +36,9 @@ fn pointers(args: &[u8], allocations: &[Allocation]) -> Vec<[u64; 3]> {
 
 impl Record {
     pub(crate) fn new(name: &str, geometry: Geometry, args: &[u8], options: &Options, memory: &Memory) -> Self {
-        let mut head = b"LAUNCH01".to_vec();
+        let mut head = b"LAUNCH02".to_vec();
         put_bytes(&mut head, name.as_bytes());
-        put(&mut head, [geometry.grid, geometry.threads, geometry.shared].map(u64::from));
+        put(&mut head, [geometry.grid, geometry.cluster, geometry.threads, geometry.shared].map(u64::from));
         let Options { seed, exp_seed, most_steps, exp_ulps, resident_blocks, store_buffer, .. } = options;
         put(&mut head, [*seed, *exp_seed, *most_steps]);
         put(&mut head, [u64::from(*exp_ulps), u64::from(*resident_blocks), u64::from(*store_buffer)]);

@@ -107,7 +107,8 @@ KERNEL(copy_by_runs, ToyArgs) {
 
 KERNEL(copy_by_four, ToyArgs) {
     const i64 i = 4 * global_index();
-    if (i + 4 <= args.n) store_stream4(args.out + i, load_stream4(args.in + i));
+    if (i + 4 > args.n) return;
+    store_stream(reinterpret_cast<Pack*>(args.out + i), load_stream(reinterpret_cast<const Pack*>(args.in + i)));
 }
 
 KERNEL(touch_twice, ToyArgs) {
@@ -158,4 +159,80 @@ KERNEL(exchange_through_memory, ToyArgs) {
 KERNEL(exponentials, ToyArgs) {
     const i64 i = global_index();
     if (i < args.n) store(args.out + i, exp2_approximate(load(args.in + i)));
+}
+
+// Sixteen threads of every block, evenly spread, leave what they got.
+DEVICE void keep_of_block(const ToyArgs& args, float x) {
+    const u32 each = block_threads() / 16;
+    if (thread_index() % each == 0) store(args.out + 16 * block_index() + thread_index() / each, x);
+}
+
+// The cluster's sum, twice its sum, and a thousand times its least.
+template <u32 PLACES> DEVICE void reduce_in_cluster(const ToyArgs& args) {
+    SHARED(float, places, PLACES);
+    SHARED(u64, place_of_least, 1);
+    const float mine = load(args.in + block_index());
+    float x = cluster_reduce(mine, 0.0f, Sum(), places);
+    x += cluster_reduce(2.0f * mine, 0.0f, Sum(), places + PLACES - 1);
+    x += 1000.0f * static_cast<float>(cluster_reduce(static_cast<u64>(mine), ~0ull, Minimum(), place_of_least));
+    cluster_barrier();
+    keep_of_block(args, x);
+}
+KERNEL(cluster_sums, ToyArgs) { reduce_in_cluster<2>(args); }
+KERNEL(cluster_sums_in_one_place, ToyArgs) { reduce_in_cluster<1>(args); }
+
+// What the next block of the cluster has read.
+template <bool BEFORE, bool AFTER> DEVICE void read_next_block(const ToyArgs& args) {
+    // Every other block comes by another array first.
+    if (cluster_rank() % 2 == 1) {
+        SHARED(float, another, 40);
+        if (thread_index() == 0) another[0] = -1.0f;
+    }
+    SHARED(float, x, 4);
+    DYNAMIC_SHARED(double, y);
+    if (thread_index() == 0) x[3] = y[2] = load(args.in + block_index());
+    if (BEFORE) cluster_barrier();
+    const u32 next = (cluster_rank() + 1) % cluster_blocks();
+    const float of_next = load_peer(x + 3, next) + static_cast<float>(load_peer(y + 2, next));
+    if (AFTER) cluster_barrier();
+    keep_of_block(args, of_next);
+}
+KERNEL(next_block, ToyArgs) { read_next_block<true, true>(args); }
+KERNEL(next_block_too_early, ToyArgs) { read_next_block<false, true>(args); }
+KERNEL(next_block_too_late, ToyArgs) { read_next_block<true, false>(args); }
+
+KERNEL(next_block_through_memory, ToyArgs) {
+    if (thread_index() == 0) store(args.partials + block_index(), 2.0 * load(args.in + block_index()));
+    cluster_barrier();
+    const u32 first = block_index() - cluster_rank();
+    keep_of_block(args, static_cast<float>(load(args.partials + first + (cluster_rank() + 1) % cluster_blocks())));
+}
+
+KERNEL(peer_beyond_cluster, ToyArgs) {
+    SHARED(float, x, 1);
+    if (thread_index() == 0) *x = 1.0f;
+    cluster_barrier();
+    store(args.out + thread_index(), load_peer(x, cluster_blocks()));
+}
+
+KERNEL(peer_beyond_array, ToyArgs) {
+    SHARED(float, x, 1);
+    store(args.out + thread_index(), load_peer(x + 1, 0));
+}
+
+KERNEL(cluster_barrier_after_exit, ToyArgs) {
+    if (cluster_rank() == 1 && thread_index() >= args.n) return;
+    cluster_barrier();
+}
+
+KERNEL(cluster_barrier_of_some_blocks, ToyArgs) {
+    if (cluster_rank() < args.n) cluster_barrier();
+}
+
+KERNEL(two_cluster_barriers, ToyArgs) {
+    if (cluster_rank() < args.n) {
+        cluster_barrier();
+    } else {
+        cluster_barrier();
+    }
 }

@@ -19,6 +19,7 @@ struct ToyArgs {
 /// An emulator with every buffer that the toys use.
 struct Toy {
     emulator: Emulator,
+    cluster: u32,
     args: ToyArgs,
     input: Buffer<f32>,
     output: Buffer<f32>,
@@ -47,11 +48,11 @@ impl Toy {
             flag: memory.upload(&[0u64]).address(),
             n: n as i64,
         };
-        Self { emulator, args, input, output }
+        Self { emulator, cluster: 1, args, input, output }
     }
 
     fn run(&mut self, name: &str, grid: u32, threads: u32) -> Result<Report, Faults> {
-        let geometry = Geometry { grid, threads, shared: 128 };
+        let geometry = Geometry { grid, cluster: self.cluster, threads, shared: 128 };
         self.emulator.launch_named(&format!("toy_{name}"), geometry, bytemuck::bytes_of(&self.args))
     }
 
@@ -62,22 +63,40 @@ impl Toy {
 
 /// For how many seeds the kernel leaves anything but `expected` at the start of its output.
 fn wrong(name: &str, grid: u32, threads: u32, n: usize, residents: u32, expected: &[f32]) -> usize {
+    wrong_in_clusters(name, grid, 1, threads, n, residents, expected)
+}
+
+fn wrong_in_clusters(
+    name: &str,
+    grid: u32,
+    cluster: u32,
+    threads: u32,
+    n: usize,
+    residents: u32,
+    expected: &[f32],
+) -> usize {
     let is_wrong = |seed: &u64| {
         let mut toy = Toy::new(*seed, n);
-        toy.emulator.options.resident_blocks = residents;
+        (toy.cluster, toy.emulator.options.resident_blocks) = (cluster, residents);
         toy.run(name, grid, threads).unwrap_or_else(|faults| panic!("{name}, seed {seed}: {faults}"));
         toy.output()[..expected.len()] != *expected
     };
     let count = SEEDS.filter(is_wrong).count();
-    println!("{name}: wrong for {count} of {} seeds, {residents} resident block(s)", SEEDS.end);
+    println!("{name}: wrong for {count} of {} seeds, clusters of {cluster}, {residents} resident block(s)", SEEDS.end);
     count
 }
 
 /// The one fault that every seed reports, in its words, with the line's text.
 fn fault(name: &str, threads: u32, n: usize) -> (FaultKind, String) {
+    fault_in_cluster(name, 1, threads, n)
+}
+
+fn fault_in_cluster(name: &str, cluster: u32, threads: u32, n: usize) -> (FaultKind, String) {
     let source: Vec<&str> = include_str!("toys.cu").lines().collect();
     let mut of_seed = SEEDS.map(|seed| {
-        let faults = Toy::new(seed, n).run(name, 1, threads).expect_err(name);
+        let mut toy = Toy::new(seed, n);
+        toy.cluster = cluster;
+        let faults = toy.run(name, cluster, threads).expect_err(name);
         let first = faults.0[0].clone();
         let line = first.file.ends_with("toys.cu").then(|| source[first.line as usize - 1]);
         (first.kind, line.unwrap_or_default().trim().to_owned())
@@ -235,6 +254,85 @@ fn shared_memory_is_poisoned_and_fenced_in() {
     let report = toy.run("read_shared", 2, 32).unwrap();
     assert!(toy.output()[..32].iter().all(|x| x.is_nan()));
     assert_eq!(report.static_shared, 128);
+}
+
+/// What every thread of each of 16 blocks has, sixteen times a block, where `of_cluster` is what the blocks of a cluster have of its input.
+fn in_clusters(cluster: u32, of_cluster: impl Fn(&[f32]) -> Vec<f32>) -> Vec<f32> {
+    let of_blocks = input()[..16].chunks(cluster as usize).flat_map(of_cluster).collect::<Vec<_>>();
+    of_blocks.into_iter().flat_map(|x| [x; 16]).collect()
+}
+
+const CLUSTERS: [u32; 4] = [1, 2, 4, 16];
+
+#[test]
+fn a_cluster_reduces_over_its_blocks() {
+    for cluster in CLUSTERS {
+        let expected = in_clusters(cluster, |x| vec![3.0 * x.iter().sum::<f32>() + 1000.0 * x[0]; x.len()]);
+        // Fewer than a cluster, some clusters and a half, all.
+        for residents in [1, 6, 16] {
+            assert_eq!(wrong_in_clusters("cluster_sums", 16, cluster, 64, 0, residents, &expected), 0);
+        }
+        let in_one_place = wrong_in_clusters("cluster_sums_in_one_place", 16, cluster, 64, 0, 6, &expected);
+        assert!(in_one_place >= 3, "{in_one_place}");
+    }
+}
+
+#[test]
+fn a_missing_cluster_barrier_is_wrong_for_some_seeds() {
+    for cluster in CLUSTERS {
+        let expected = in_clusters(cluster, |x| (0..x.len()).map(|i| 2.0 * x[(i + 1) % x.len()]).collect());
+        for residents in [1, 6] {
+            let wrong = |name| wrong_in_clusters(name, 16, cluster, 64, 0, residents, &expected);
+            assert_eq!(wrong("next_block"), 0);
+            assert_eq!(wrong("next_block_through_memory"), 0);
+            assert!(wrong("next_block_too_early") >= 15);
+        }
+    }
+}
+
+#[test]
+fn a_block_that_ends_before_its_peer_has_read_is_reported() {
+    for cluster in CLUSTERS {
+        let reports = |seed: &u64| {
+            let mut toy = Toy::new(*seed, 0);
+            toy.cluster = cluster;
+            let Err(faults) = toy.run("next_block_too_late", 16, 64) else { return false };
+            let fault = &faults.0[0];
+            let line = include_str!("toys.cu").lines().nth(fault.line as usize - 1).unwrap();
+            assert!(faults.0.iter().all(|fault| fault.kind == FaultKind::PeerAccess), "{faults}");
+            assert!(fault.file.ends_with("toys.cu") && line.contains("load_peer(x + 3, next)"), "{faults}");
+            true
+        };
+        let reported = SEEDS.filter(reports).count();
+        println!("clusters of {cluster}: {reported} of {} seeds", SEEDS.end);
+        // A block cannot end before it has read itself.
+        assert!(if cluster == 1 { reported == 0 } else { reported >= 15 }, "{reported}");
+    }
+}
+
+#[test]
+fn reads_of_what_no_peer_has() {
+    for cluster in CLUSTERS {
+        let (kind, line) = fault_in_cluster("peer_beyond_cluster", cluster, 32, 0);
+        assert!(kind == FaultKind::PeerAccess && line.contains("load_peer"), "{line}");
+        let (kind, line) = fault_in_cluster("peer_beyond_array", cluster, 32, 0);
+        assert!(kind == FaultKind::PeerAccess && line.contains("load_peer"), "{line}");
+    }
+}
+
+#[test]
+fn cluster_barriers_that_not_all_threads_reach() {
+    for (name, n) in
+        [("cluster_barrier_after_exit", 40), ("cluster_barrier_of_some_blocks", 1), ("two_cluster_barriers", 1)]
+    {
+        let (kind, line) = fault_in_cluster(name, 2, 64, n);
+        assert!(kind == FaultKind::DivergentBarrier && line.contains("cluster_barrier();"), "{name}: {line}");
+        for seed in SEEDS {
+            let mut toy = Toy::new(seed, 64);
+            toy.cluster = 2;
+            toy.run(name, 8, 64).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,211 @@
+//! Binary cross-entropy on a stream: prepared once, enqueued per batch.
+
+use super::batch::DevicePass;
+use super::binary_cross_entropy_batch::{DeviceBinaryBatch, DeviceTargets};
+use super::binary_cross_entropy_workspace::{BinaryClassStatisticsViews, BinarySetup, BinaryWorkspace};
+use super::cross_entropy_batch::DeviceUpstream;
+use super::cross_entropy_workspace::CapturedWorkspace;
+use super::element::DeviceElement;
+use super::kernels::{Kernels, bind, check_tracking, driver};
+use super::launch::launch;
+use super::operand::{DeviceScalar, Guards};
+use crate::error::{Error, Result, check};
+use crate::kernel::Variant;
+use crate::kernel::binary::{
+    BinaryAddresses, BinaryPlan, BinarySequence, BinaryShape, BinaryValues, check_binary_supported,
+};
+use crate::loss::BinaryCrossEntropy;
+use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, CudaView};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// Binary cross-entropy prepared for one stream, element type, number of classes and greatest batch. `Send`, not `Sync`: it owns its
+/// workspace.
+///
+/// `T` is what logits and gradient are made of: f32, [`half::f16`] or [`half::bf16`]. Sums and results are f32. Every option of
+/// [`BinaryCrossEntropy`] is there but a learner.
+#[derive(Debug)]
+pub struct BinaryCrossEntropyOp<T> {
+    stream: Arc<CudaStream>,
+    problem: BinaryCrossEntropy,
+    setup: BinarySetup,
+    plan: BinaryPlan,
+    main: CudaFunction,
+    decode: CudaFunction,
+    statistics: Option<CudaFunction>,
+    workspace: Arc<BinaryWorkspace>,
+    /// Whether -1 was a target that the last batch could have.
+    has_unknown: bool,
+    element: PhantomData<fn() -> T>,
+}
+
+impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
+    /// Compiles or loads the kernels and allocates the workspace; the only step that may take long.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a learner; [`Error::Shape`] where the problem has another number of classes; [`Error::Conflict`] for a stream
+    /// of another context; the errors of compiling; [`Error::OutOfMemory`].
+    pub fn new(
+        kernels: &Kernels,
+        stream: &Arc<CudaStream>,
+        problem: &BinaryCrossEntropy,
+        setup: BinarySetup,
+    ) -> Result<Self> {
+        check_binary_supported(problem)?;
+        setup.check(problem)?;
+        kernels.bind(stream)?;
+        let dtype = T::KERNEL_DTYPE;
+        let plan = BinaryPlan::new(setup.classes, dtype, problem.focusing().is_some(), kernels.limits());
+        let main = kernels.function(plan.variant())?;
+        let resident = main
+            .occupancy_max_active_blocks_per_multiprocessor(plan.threads, 0, None)
+            .map_err(|error| driver("asking for a kernel's occupancy", error))?;
+        let plan = plan.resident(resident);
+        let statistics = match setup.statistics {
+            true => Some(kernels.function(Variant::BinaryClassStatistics { dtype })?),
+            false => None,
+        };
+        Ok(Self {
+            stream: Arc::clone(stream),
+            problem: problem.clone(),
+            setup,
+            plan,
+            main,
+            decode: kernels.function(Variant::DecodeTargets { dtype })?,
+            statistics,
+            workspace: Arc::new(BinaryWorkspace::new(stream, problem, &setup, &plan)?),
+            has_unknown: true,
+            element: PhantomData,
+        })
+    }
+
+    /// Enqueues a batch on the operation's stream: one kernel; one more before it for lists of classes, and under
+    /// [`Reduction::Mean`](crate::Reduction::Mean) wherever an entry may be masked; one for class statistics. Nothing is allocated and nothing
+    /// waited for.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where shapes disagree or the batch exceeds what was prepared; [`Error::Value`] for a number of the host outside its
+    /// range; [`Error::Conflict`] for what the problem or the setup excludes, for memory of another context, and while cudarc's event
+    /// tracking would break a capture, or would not see who uses a captured workspace.
+    pub fn enqueue<'a>(
+        &mut self,
+        mut pass: DevicePass<'_, T>,
+        batch: impl Into<DeviceBinaryBatch<'a, T>>,
+    ) -> Result<()> {
+        let batch = batch.into();
+        let (rows, columns) = pass.shape()?;
+        check::length("logits' columns", columns, self.setup.classes)?;
+        pass.check_context(self.stream.context())?;
+        if rows > self.setup.max_rows {
+            let allowed = format!("at most the {} prepared", self.setup.max_rows);
+            return Err(Error::shape("logits", "rows", rows, allowed));
+        }
+        batch.check(&self.problem, (rows, columns), self.stream.context())?;
+        if matches!(batch.targets, DeviceTargets::Csr { .. }) && !self.setup.lists {
+            return Err(Error::conflict(
+                "targets as lists",
+                "with this operation",
+                "set it up with BinarySetup::lists",
+            ));
+        }
+        // The operation may have been sent to a thread that has not used CUDA before.
+        bind(&self.stream)?;
+        check_tracking(&self.stream, Arc::get_mut(&mut self.workspace).is_none())?;
+        let stream = &self.stream;
+        let mut guards = Guards::new(stream);
+        let own = BinaryWorkspace::addresses(&mut self.workspace, &mut guards);
+        let at = guards.pass(&mut pass);
+        let (targets, indices, source) = batch.targets.hold(&mut guards);
+        let (upstream, device_upstream, upstream_rows) = match &batch.upstream {
+            DeviceUpstream::Scalar(DeviceScalar::Host(value)) => (*value, 0, false),
+            DeviceUpstream::Scalar(DeviceScalar::Device(view)) => (1.0, guards.read(view), false),
+            DeviceUpstream::Rows(view) => (1.0, guards.read(view), true),
+        };
+        let (divisor, device_divisor) = match &batch.divisor {
+            None => (None, 0),
+            Some(DeviceScalar::Host(value)) => (Some(*value), 0),
+            Some(DeviceScalar::Device(view)) => (None, guards.read(view)),
+        };
+        let (mask, mask_stride) = match &batch.mask {
+            None => (0, 0),
+            Some(mask) => (guards.read(&mask.data), mask.stride),
+        };
+        let addresses = BinaryAddresses {
+            logits: at.logits,
+            gradient: at.gradient,
+            targets,
+            indices,
+            mask,
+            weights: guards.operand(batch.weights.as_ref()),
+            upstream: device_upstream,
+            divisor: device_divisor,
+            ..own
+        };
+        let shape = BinaryShape {
+            rows,
+            classes: columns,
+            logits_stride: at.logits_stride,
+            gradient_stride: at.gradient_stride,
+            targets: source,
+            mask_stride,
+            upstream_rows,
+        };
+        let values = BinaryValues { upstream, divisor };
+        let sequence = BinarySequence::new(&self.problem, &self.plan, &addresses, shape, values);
+        if let Some((geometry, args)) = &sequence.decode {
+            // SAFETY: `decode_targets` takes DecodeArgs; targets and mask were checked to hold `rows` rows at their strides; the workspace was
+            // sized for `max_rows` rows, with room for decoded lists where there are lists.
+            unsafe { launch(stream, &self.decode, *geometry, args)? };
+        }
+        if let (Some(function), Some((geometry, args))) = (&self.statistics, &sequence.statistics) {
+            // SAFETY: `binary_class_statistics` takes BinaryClassStatisticsArgs; the matrices were checked as above; the workspace holds
+            // `classes` sums and as many results.
+            unsafe { launch(stream, function, *geometry, args)? };
+        }
+        let (geometry, args) = &sequence.main;
+        // SAFETY: `binary_cross_entropy` takes BinaryCrossEntropyArgs; the matrices were checked to hold `rows` rows of `classes` at their
+        // strides and the vectors to be as long; the gradient is borrowed mutably; the workspace was sized for `max_rows` rows.
+        unsafe { launch(stream, &self.main, *geometry, args)? };
+        self.has_unknown = batch.targets.has_unknown();
+        Ok(())
+    }
+
+    /// The reduced loss of the last batch, `[1]`; under [`Reduction::None`](crate::Reduction::None) the sum of the rows.
+    pub fn loss(&self) -> CudaView<'_, f32> {
+        self.workspace.loss.as_view()
+    }
+
+    /// The row losses of the last batch, `[max_rows]` of which the first N are set, where asked for.
+    pub fn loss_rows(&self) -> Option<CudaView<'_, f32>> {
+        self.workspace.loss_rows.as_ref().map(CudaSlice::as_view)
+    }
+
+    /// The class statistics of the last batch, where asked for.
+    pub fn class_statistics(&self) -> Option<BinaryClassStatisticsViews<'_>> {
+        self.workspace.statistics.as_ref().map(|statistics| statistics.views())
+    }
+
+    /// Waits for the stream, and turns what the device recorded since the last check into an error. The record is cleared.
+    ///
+    /// # Errors
+    /// [`Error::Target`] for targets out of range, with the first of them by row and class and how many there are; [`Error::Driver`] where the
+    /// driver reports a failure.
+    pub fn check(&mut self) -> Result<()> {
+        let errors = self.workspace.take_errors(&self.stream)?;
+        match errors.problem(self.setup.classes, self.has_unknown) {
+            None => Ok(()),
+            Some(problem) => Err(Error::Target { row: errors.row as usize, problem }),
+        }
+    }
+
+    /// What keeps workspace and kernels alive for a graph that captured this operation's launches.
+    pub fn captured_workspace(&self) -> CapturedWorkspace {
+        let functions = [&self.main, &self.decode].into_iter().chain(&self.statistics).cloned().collect();
+        CapturedWorkspace::new(Arc::clone(&self.workspace), functions)
+    }
+
+    /// The plan in words.
+    pub fn describe(&self) -> String {
+        self.plan.to_string()
+    }
+}

@@ -1,0 +1,183 @@
+//! What one enqueue of cross-entropy takes beside its logits; the twin of [`cpu::CrossEntropyBatch`](crate::cpu::CrossEntropyBatch).
+
+use super::batch::DeviceLabels;
+use super::element::DeviceElement;
+use super::operand::{DeviceOperand, DeviceScalar, check_vector};
+use crate::error::{Error, Result, check};
+use crate::loss::{CrossEntropy, Reduction};
+use crate::perturbation::Perturbation;
+use cudarc::driver::{CudaContext, CudaView};
+
+/// What a row is compared with.
+#[derive(Debug)]
+pub(super) enum DeviceTarget<'a, T> {
+    Labels(DeviceLabels<'a>),
+    Soft(DeviceOperand<'a, T>),
+}
+
+/// The gradient of the loss.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DeviceUpstream<'a> {
+    /// One number.
+    Scalar(DeviceScalar<'a>),
+    /// One a row, `[N]`, for [`Reduction::None`].
+    Rows(CudaView<'a, f32>),
+}
+
+/// A perturbation in place of the one that the problem holds, of the same form.
+#[derive(Debug)]
+pub(super) enum DevicePerturbation<'a, T> {
+    Vector(CudaView<'a, f32>),
+    Matrix(DeviceOperand<'a, T>),
+}
+
+/// A batch for [`CrossEntropyOp::enqueue`](super::CrossEntropyOp::enqueue), but for its logits. Everything is on the device but numbers that
+/// the host gives; what is on the device is not checked before the launch, labels excepted. In a captured graph, only what is on the device
+/// can change from replay to replay.
+#[derive(Debug)]
+#[must_use]
+pub struct DeviceBatch<'a, T> {
+    pub(super) target: DeviceTarget<'a, T>,
+    pub(super) sample_weights: Option<CudaView<'a, f32>>,
+    pub(super) class_weights: Option<CudaView<'a, f32>>,
+    pub(super) perturbation: Option<DevicePerturbation<'a, T>>,
+    pub(super) divisor: Option<DeviceScalar<'a>>,
+    pub(super) upstream: DeviceUpstream<'a>,
+}
+
+impl<'a, T> From<DeviceLabels<'a>> for DeviceBatch<'a, T> {
+    fn from(labels: DeviceLabels<'a>) -> Self {
+        Self::labels(labels)
+    }
+}
+
+impl<'a, T> DeviceBatch<'a, T> {
+    fn new(target: DeviceTarget<'a, T>) -> Self {
+        Self {
+            target,
+            sample_weights: None,
+            class_weights: None,
+            perturbation: None,
+            divisor: None,
+            upstream: DeviceUpstream::Scalar(DeviceScalar::Host(1.0)),
+        }
+    }
+
+    /// Hard labels `[N]`.
+    pub fn labels(labels: DeviceLabels<'a>) -> Self {
+        Self::new(DeviceTarget::Labels(labels))
+    }
+
+    /// Soft targets `[N, C]`, for an operation [set up](super::Setup::soft_targets) for them.
+    pub fn soft_targets(targets: DeviceOperand<'a, T>) -> Self {
+        Self::new(DeviceTarget::Soft(targets))
+    }
+
+    /// Sample weights `omega[N]`, each finite and `>= 0`. Default 1.
+    pub fn sample_weights(mut self, weights: CudaView<'a, f32>) -> Self {
+        self.sample_weights = Some(weights);
+        self
+    }
+
+    /// Class weights `w[C]` in place of the problem's.
+    pub fn class_weights(mut self, weights: CudaView<'a, f32>) -> Self {
+        self.class_weights = Some(weights);
+        self
+    }
+
+    /// A vector `[C]` in place of the problem's: the `d` of a shared perturbation, or the margins of a target margin.
+    pub fn perturbation(mut self, vector: CudaView<'a, f32>) -> Self {
+        self.perturbation = Some(DevicePerturbation::Vector(vector));
+        self
+    }
+
+    /// The `d[N, C]` of a perturbation per sample, or a class matrix `[C, C]` in place of the problem's.
+    pub fn perturbation_matrix(mut self, matrix: DeviceOperand<'a, T>) -> Self {
+        self.perturbation = Some(DevicePerturbation::Matrix(matrix));
+        self
+    }
+
+    /// The divisor in place of the one of [`Reduction::Divisor`], finite and > 0.
+    pub fn divisor(mut self, divisor: impl Into<DeviceScalar<'a>>) -> Self {
+        self.divisor = Some(divisor.into());
+        self
+    }
+
+    /// The upstream gradient `g`. Default 1.
+    pub fn upstream(mut self, upstream: DeviceUpstream<'a>) -> Self {
+        self.upstream = upstream;
+        self
+    }
+}
+
+impl<T: DeviceElement> DeviceBatch<'_, T> {
+    /// A typed error unless everything agrees with the problem and the shape of the logits.
+    pub(super) fn check(&self, problem: &CrossEntropy, (n, c): (usize, usize), context: &CudaContext) -> Result<()> {
+        match &self.target {
+            DeviceTarget::Labels(labels) => {
+                check::length("labels", labels.len(), n)?;
+                labels.check_context(context)?;
+            }
+            DeviceTarget::Soft(targets) => targets.check("soft_targets", n, c, context)?,
+        }
+        if let Some(weights) = &self.sample_weights {
+            check_vector("sample_weights", weights, n, context)?;
+        }
+        if let Some(weights) = &self.class_weights {
+            check_vector("class_weights", weights, c, context)?;
+        }
+        let clash = |context, reason| Err(Error::conflict("perturbation of the batch", context, reason));
+        match (problem.perturbation(), &self.perturbation) {
+            (Perturbation::PerSample, None) => {
+                clash("with a perturbation per sample", "the batch must bring d[N, C]")?;
+            }
+            (_, None) => {}
+            (Perturbation::Shared(_) | Perturbation::TargetMargin(_), Some(DevicePerturbation::Vector(vector))) => {
+                check_vector("perturbation", vector, c, context)?;
+            }
+            (Perturbation::ClassMatrix(_), Some(DevicePerturbation::Matrix(matrix))) => {
+                matrix.check("perturbation", c, c, context)?;
+            }
+            (Perturbation::PerSample, Some(DevicePerturbation::Matrix(matrix))) => {
+                matrix.check("perturbation", n, c, context)?;
+            }
+            _ => clash("with this problem", "the problem's perturbation is of another form")?,
+        }
+        check_divisor(self.divisor.as_ref(), problem.reduction(), context)?;
+        check_upstream(&self.upstream, problem.reduction(), n, context)
+    }
+}
+
+/// A divisor needs the reduction that divides by it, and a range where the host gives it.
+pub(super) fn check_divisor(
+    divisor: Option<&DeviceScalar<'_>>,
+    reduction: Reduction,
+    context: &CudaContext,
+) -> Result<()> {
+    match divisor {
+        None => Ok(()),
+        Some(_) if !matches!(reduction, Reduction::Divisor(_)) => {
+            Err(Error::conflict("divisor", "with this reduction", "only Reduction::Divisor divides by it"))
+        }
+        Some(DeviceScalar::Host(value)) => check::positive("divisor", *value),
+        Some(DeviceScalar::Device(view)) => check_vector("divisor", view, 1, context),
+    }
+}
+
+/// An upstream gradient a row needs row losses.
+pub(super) fn check_upstream(
+    upstream: &DeviceUpstream<'_>,
+    reduction: Reduction,
+    rows: usize,
+    context: &CudaContext,
+) -> Result<()> {
+    match upstream {
+        DeviceUpstream::Scalar(DeviceScalar::Host(value)) => check::finite("upstream", *value),
+        DeviceUpstream::Scalar(DeviceScalar::Device(view)) => check_vector("upstream", view, 1, context),
+        DeviceUpstream::Rows(_) if reduction != Reduction::None => {
+            Err(Error::conflict("upstream a row", "with this reduction", "only Reduction::None has row losses"))
+        }
+        DeviceUpstream::Rows(view) => check_vector("upstream", view, rows, context),
+    }
+}
