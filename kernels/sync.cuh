@@ -100,6 +100,25 @@ template <i32 COUNT, class Operation> DEVICE void block_reduce_each(float (&x)[C
     }
 }
 
+// What the threads before this one bring, and all of them, over a block of whole warps. As to `scratch`, as block_reduce.
+DEVICE u32 block_prefix(u32 x, u32* all, u32* scratch) {
+    const u32 lane = thread_index() % WARP, warp = thread_index() / WARP;
+    u32 before = 0, sum = x;
+    for (u32 lanes = 1; lanes < WARP; lanes *= 2) {
+        const u32 others = shuffle_xor(sum, lanes);
+        if ((lane & lanes) != 0) before += others;
+        sum += others;
+    }
+    if (lane == 0) scratch[warp] = sum;
+    block_barrier();
+    *all = 0;
+    for (u32 w = 0; w < block_threads() / WARP; ++w) {
+        if (w < warp) before += scratch[w];
+        *all += scratch[w];
+    }
+    return before;
+}
+
 // Over the blocks of a cluster, at most a warp's lanes, in an order that their number alone decides: the same bits in every thread of the
 // cluster. `x` is the block's value, in every thread; `place` is in shared memory. No thread of the cluster may still read `place` from
 // before: reductions in a row take two places in turn, and the barrier of each frees the other's. No block may end while a peer may still

@@ -51,12 +51,16 @@ PROOFS = [
         "cross_entropy_bf16_shared_general",
     ),
     (
-        r".*", {**SOFTMAX_TESTS, "emulated_binary": ""},
+        r"(group_rows|learn_cross_entropy)\.cu|(groups|learn_tile)\.cuh", {"emulated_learn": ""},
+        "group_rows|learn_cross_entropy_f32_.*|learn_cross_entropy_bf16_shared_general",
+    ),
+    (
+        r".*", {**SOFTMAX_TESTS, "emulated_binary": "", "emulated_learn": ""},
         "tally|class_statistics|cross_entropy_f32_(tile_general|warp_4|cluster_general|two_read)|cross_entropy_bf16_(tile|shared_general)|"
-        + SIGMOID,
+        + SIGMOID + "|group_rows|learn_cross_entropy_f32_shared_general",
     ),
 ]
-TEST_TARGETS = ["emulated", "emulated_edges", "emulated_binary", "grid"]
+TEST_TARGETS = ["emulated", "emulated_edges", "emulated_binary", "emulated_learn", "grid"]
 
 COLUMNS = ["file", "line", "mutation", "outcome", "killed_by"]
 

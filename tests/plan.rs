@@ -185,7 +185,10 @@ fn every_variant_is_some_plans_and_every_plan_has_its_variant() {
     let listed: BTreeSet<Variant> =
         all.iter().copied().filter(|variant| matches!(variant, Variant::CrossEntropy { .. })).collect();
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "a variant is listed twice");
-    assert!(all.len() <= 64, "{} variants", all.len());
+    // Each costs a compilation, on every device that meets it: no zoo.
+    let learns = |variant: &&Variant| matches!(variant, Variant::GroupRows | Variant::LearnCrossEntropy { .. });
+    let learning = all.iter().filter(learns).count();
+    assert!(all.len() - learning <= 64 && learning <= 10, "{} variants, {learning} of them learn", all.len());
     assert_eq!(planned, listed);
 }
 

@@ -10,6 +10,8 @@ mod cuda;
 mod emulated;
 #[path = "kernel_batch.rs"]
 mod kernel_batch;
+#[path = "learned.rs"]
+mod learned;
 #[path = "sigmoid.rs"]
 mod sigmoid;
 #[cfg(feature = "cuda")]

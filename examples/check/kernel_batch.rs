@@ -1,5 +1,6 @@
 //! Cases as the kernels take them, of either loss.
 
+use super::learned::Learned;
 use super::{sigmoid, softmax};
 use logit_perturb::kernel::{DType, Limits};
 use logit_perturb::{Error, Reduction};
@@ -17,6 +18,8 @@ pub struct Output {
     pub loss: f32,
     pub loss_rows: Vec<f32>,
     pub gradient: Vec<f32>,
+    /// Where there is a learner.
+    pub learned: Option<Learned>,
 }
 
 impl<'a> KernelBatch<'a> {
@@ -67,6 +70,9 @@ impl<'a> KernelBatch<'a> {
         ]);
         if self.reduction() != Reduction::None {
             tensors.insert("loss", Tensor::float([1], vec![output.loss.into()]));
+        }
+        if let Some(learned) = output.learned {
+            learned.put_into(&mut tensors, c);
         }
         reference.with_tensors(tensors)
     }

@@ -62,6 +62,6 @@ impl<'a> Batch<'a> {
         };
         let operation = BinaryOperation::new(&mut emulator, self.problem, &on_device);
         let outcome = operation.run(&mut emulator).map_err(|faults| faults.to_string())?;
-        Ok(Output { loss: outcome.loss, loss_rows: outcome.loss_rows, gradient: outcome.gradient })
+        Ok(Output { loss: outcome.loss, loss_rows: outcome.loss_rows, gradient: outcome.gradient, learned: None })
     }
 }

@@ -54,5 +54,6 @@ fn run_as<T: DeviceElement + ValidAsZeroBits>(
         loss: stream.clone_dtoh(&op.loss())?[0],
         loss_rows: stream.clone_dtoh(&loss_rows)?,
         gradient: stream.clone_dtoh(&gradient)?.into_iter().map(wide).collect(),
+        learned: None,
     })
 }

@@ -1,10 +1,11 @@
 //! Cross-entropy cases as the kernels take them, and on the emulated device.
 
 use super::kernel_batch::{Output, logits, refused, single};
+use super::learned::Learned;
 use logit_perturb::kernel::{DType, Limits, check_supported};
 use logit_perturb::{CrossEntropy, Labels, Perturbation};
 use logit_perturb_cases::Case;
-use logit_perturb_emulator::{Beside, Emulator, Given, Gradient, Operation, Options, Rows};
+use logit_perturb_emulator::{Beside, Emulator, Given, Gradient, LearnOperation, Operation, Options, Rows};
 
 /// A batch that the kernels take.
 pub struct Batch<'a> {
@@ -57,9 +58,15 @@ impl<'a> Batch<'a> {
             upstream: Given::Host(self.upstream),
             ..logit_perturb_emulator::Batch::new(&self.logits, self.classes, Labels::I64(self.labels), limits)
         };
-        let operation = Operation::new(&mut emulator, self.problem, &on_device);
-        let outcome = operation.run(&mut emulator).map_err(|faults| faults.to_string())?;
-        Ok(Output { loss: outcome.loss, loss_rows: outcome.loss_rows, gradient: outcome.gradient })
+        let (outcome, learned) = if self.problem.learner().is_some() {
+            let operation = LearnOperation::new(&mut emulator, self.problem, &on_device, None);
+            let outcome = operation.run(&mut emulator).map_err(|faults| faults.to_string())?;
+            (outcome.outcome.clone(), Some(Learned::of_emulated(outcome)))
+        } else {
+            let operation = Operation::new(&mut emulator, self.problem, &on_device);
+            (operation.run(&mut emulator).map_err(|faults| faults.to_string())?, None)
+        };
+        Ok(Output { loss: outcome.loss, loss_rows: outcome.loss_rows, gradient: outcome.gradient, learned })
     }
 
     fn beside<'b>(&self, data: &'b Option<Vec<f32>>) -> Option<Beside<'b>> {

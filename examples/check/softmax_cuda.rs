@@ -1,6 +1,7 @@
 //! Cross-entropy cases on a CUDA device.
 
 use super::kernel_batch::Output;
+use super::learned::Learned;
 use super::softmax::Batch;
 use logit_perturb::cuda::{
     CrossEntropyOp, DeviceBatch, DeviceElement, DeviceLabels, DeviceMatrix, DeviceMatrixMut, DeviceOperand, DevicePass,
@@ -31,7 +32,9 @@ fn run_as<T: DeviceElement>(
     stream: &Arc<CudaStream>,
 ) -> Result<Output, Box<dyn Error>> {
     let (n, c) = (batch.rows, batch.classes);
-    let mut setup = Setup::new(c, n).outputs(Outputs::default().loss_rows());
+    let outputs = Outputs::default().loss_rows();
+    let outputs = if batch.problem.learner().is_some() { outputs.learned() } else { outputs };
+    let mut setup = Setup::new(c, n).outputs(outputs);
     if batch.soft_targets.is_some() {
         setup = setup.soft_targets();
     }
@@ -64,7 +67,28 @@ fn run_as<T: DeviceElement>(
     op.check()?;
     let loss_rows = op.loss_rows().ok_or("the row losses were asked for and are not there")?;
     let gradient = stream.clone_dtoh(&gradient)?;
+    let learned = match op.learned() {
+        None => None,
+        Some(views) => {
+            let p = stream.clone_dtoh(&views.count)?[0] as usize;
+            let mut learned = Learned {
+                classes: stream.clone_dtoh(&views.classes)?,
+                delta: stream.clone_dtoh(&views.delta)?,
+                direction: stream.clone_dtoh(&views.direction)?,
+                steps: stream.clone_dtoh(&views.steps)?,
+                confidence: stream.clone_dtoh(&views.confidence)?,
+                tau: stream.clone_dtoh(&views.tau)?[0],
+            };
+            learned.classes.truncate(p);
+            learned.delta.truncate(p * c);
+            learned.direction.truncate(p);
+            learned.steps.truncate(p);
+            learned.confidence.truncate(p);
+            Some(learned)
+        }
+    };
     Ok(Output {
+        learned,
         loss: stream.clone_dtoh(&op.loss())?[0],
         loss_rows: stream.clone_dtoh(&loss_rows.slice(..n))?,
         gradient: gradient[..n * c].iter().map(|x| x.widen() as f32).collect(),

@@ -6,6 +6,7 @@ use super::cross_entropy_workspace::{CapturedWorkspace, ClassStatisticsViews, Se
 use super::element::DeviceElement;
 use super::kernels::{Kernels, bind, check_tracking, driver};
 use super::launch::{active_clusters, launch};
+use super::learned::{Learned, LearnedViews};
 use super::operand::{DeviceScalar, Guards};
 use crate::error::{Error, Result, check};
 use crate::kernel::{
@@ -27,7 +28,7 @@ struct Prepared {
 /// Cross-entropy prepared for one stream, element type, number of classes and greatest batch. `Send`, not `Sync`: it owns its workspace.
 ///
 /// `T` is what logits and gradient are made of: f32, [`half::f16`] or [`half::bf16`]. Sums and results are f32. Every option of
-/// [`CrossEntropy`] is there but a learner.
+/// [`CrossEntropy`] is there but a gradient [through](crate::GradientSemantics::Through) a learner's steps.
 ///
 /// ```no_run
 /// use logit_perturb::cuda::{CrossEntropyOp, DeviceLabels, DeviceMatrixMut, DevicePass, Kernels, Outputs, Setup};
@@ -60,6 +61,7 @@ pub struct CrossEntropyOp<T> {
     backward: Option<[Prepared; 2]>,
     tally: CudaFunction,
     statistics: Option<CudaFunction>,
+    learned: Option<Learned>,
     workspace: Arc<Workspace>,
     /// Rows of the last batch, of which something may be saved.
     last_rows: Option<usize>,
@@ -70,14 +72,15 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
     /// Compiles or loads the kernels and allocates the workspace; the only step that may take long.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for an option that the kernels do not have; [`Error::Shape`] where the problem has another number of classes;
-    /// [`Error::Conflict`] for options that exclude soft targets, where those are set up, and for a stream of another context; the errors of
-    /// compiling; [`Error::OutOfMemory`].
+    /// [`Error::Unsupported`] for an option that the kernels do not have; [`Error::Shape`] where the problem has another number of classes, or
+    /// more than 32,768 and a learner; [`Error::Value`] for a learner's bound that may exceed 30; [`Error::Conflict`] for options that exclude
+    /// soft targets, where those are set up, and for what needs or excludes a learner, and for a stream of another context; the errors of compiling; [`Error::OutOfMemory`].
     pub fn new(kernels: &Kernels, stream: &Arc<CudaStream>, problem: &CrossEntropy, setup: Setup) -> Result<Self> {
         check_supported(problem)?;
         setup.check(problem)?;
         kernels.bind(stream)?;
-        let general = is_general(problem, setup.soft_targets);
+        // Under a learner this is where confidences come from, which know nothing of smoothing.
+        let general = problem.learner().is_none() && is_general(problem, setup.soft_targets);
         let prepare = |from_saved: bool, aligned: bool| {
             let form = Form { dtype: T::KERNEL_DTYPE, classes: setup.classes, aligned, general, from_saved };
             prepare(kernels, form)
@@ -88,7 +91,14 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
             false => None,
         };
         let plans = main.iter().chain(backward.iter().flatten()).map(|prepared| &prepared.plan);
-        let sizes = WorkspaceSizes::of(plans, setup.max_rows.max(1));
+        let max_rows = setup.max_rows.max(1);
+        let learned =
+            Learned::new(kernels, problem, &setup, T::KERNEL_DTYPE, main.each_ref().map(|prepared| prepared.plan))?;
+        let sizes = match &learned {
+            None => WorkspaceSizes::of(plans, max_rows),
+            Some(learned) => learned.sizes(max_rows).plain,
+        };
+        let workspace = Arc::new(Workspace::new(stream, problem, &setup, sizes, learned.as_ref())?);
         let statistics = match setup.outputs.statistics {
             true => Some(kernels.function(Variant::ClassStatistics)?),
             false => None,
@@ -101,14 +111,16 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
             backward,
             tally: kernels.function(Variant::Tally)?,
             statistics,
-            workspace: Arc::new(Workspace::new(stream, problem, &setup, sizes)?),
+            learned,
+            workspace,
             last_rows: None,
             element: PhantomData,
         })
     }
 
     /// Enqueues a batch on the operation's stream: one kernel, a second where the batch has more labels than a block counts by itself, a third
-    /// where class statistics are asked for. Nothing is allocated and nothing waited for.
+    /// where class statistics are asked for; under a learner one more for the order of
+    /// the rows, and one for the confidences where their mean decides. Nothing is allocated and nothing waited for.
     ///
     /// # Errors
     /// [`Error::Shape`] where shapes disagree or the batch exceeds what was prepared; [`Error::Value`] for a number of the host outside its
@@ -164,6 +176,7 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
         check_tracking(&self.stream, Arc::get_mut(&mut self.workspace).is_none())?;
         let stream = &self.stream;
         let mut guards = Guards::new(stream);
+        let of_learner = self.workspace.learned.as_ref().map(|learned| learned.addresses);
         let own = Workspace::addresses(&mut self.workspace, &mut guards);
         let at = guards.pass(&mut pass);
         let (labels, label_type, targets) = match &batch.target {
@@ -219,6 +232,12 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
             label_type,
         };
         let values = Values { upstream, upstream_by_row, divisor };
+        if let (Some(learned), Some(own)) = (&self.learned, of_learner) {
+            let kernels = (&prepared.function, &self.tally, self.statistics.as_ref());
+            // SAFETY: as below; the learner's memory was sized for `max_rows` rows under both plans.
+            unsafe { learned.enqueue::<T>(stream, &self.problem, kernels, &addresses, &own, shape, values)? };
+            return Ok(rows);
+        }
         let sequence = Sequence::new(&self.problem, &prepared.plan, &addresses, shape, values);
         if let Some((geometry, args)) = &sequence.tally {
             // SAFETY: `tally` takes TallyArgs; the workspace was sized for `max_rows` rows; labels and weights are as many as the rows and
@@ -262,6 +281,16 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
         self.workspace.results.statistics.as_ref().map(ClassStatisticsViews::of)
     }
 
+    /// What the learner did in the last batch, where asked for.
+    pub fn learned(&self) -> Option<LearnedViews<'_>> {
+        self.workspace.learned.as_ref()?.views()
+    }
+
+    /// The running confidences, `[C]`, NaN for a class never seen; where they were set up.
+    pub fn running_confidence(&self) -> Option<CudaView<'_, f64>> {
+        self.workspace.learned.as_ref()?.running()
+    }
+
     /// Waits for the stream, and turns what the device recorded since the last check into an error. The record is cleared.
     ///
     /// # Errors
@@ -282,7 +311,8 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
     /// What keeps workspace and kernels alive for a graph that captured this operation's launches.
     pub fn captured_workspace(&self) -> CapturedWorkspace {
         let prepared = self.main.iter().chain(self.backward.iter().flatten()).map(|prepared| &prepared.function);
-        let functions = prepared.chain([&self.tally]).chain(&self.statistics).cloned().collect();
+        let learned = self.learned.iter().flat_map(Learned::functions);
+        let functions = prepared.chain([&self.tally]).chain(&self.statistics).chain(learned).cloned().collect();
         CapturedWorkspace::new(Arc::clone(&self.workspace), functions)
     }
 

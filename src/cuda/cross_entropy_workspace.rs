@@ -1,6 +1,7 @@
 //! What cross-entropy is set up for, and the device memory that it owns.
 
 use super::kernels::{allocation, driver};
+use super::learned::{Learned, LearnedMemory, check_setup};
 use super::operand::Guards;
 use crate::error::{Error, Result, check};
 use crate::kernel::{
@@ -27,6 +28,8 @@ pub struct Outputs {
     pub statistics: bool,
     /// What [`enqueue_backward`](super::CrossEntropyOp::enqueue_backward) needs, 16 bytes a row.
     pub saved: bool,
+    /// What a [learner](crate::Learner) did: [`LearnedViews`](super::LearnedViews).
+    pub learned: bool,
 }
 
 impl Outputs {
@@ -59,22 +62,30 @@ impl Outputs {
     pub fn saved(self) -> Self {
         Self { saved: true, ..self }
     }
+
+    /// Asks for what the learner did.
+    #[must_use]
+    pub fn learned(self) -> Self {
+        Self { learned: true, ..self }
+    }
 }
 
 /// What an operation is prepared for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use]
 pub struct Setup {
     pub(super) classes: usize,
     pub(super) max_rows: usize,
     pub(super) outputs: Outputs,
     pub(super) soft_targets: bool,
+    /// Of running confidences, where there are any.
+    pub(super) momentum: Option<f64>,
 }
 
 impl Setup {
     /// Batches of up to `max_rows` rows of `classes` logits with hard labels, and the loss alone.
     pub fn new(classes: usize, max_rows: usize) -> Self {
-        Self { classes, max_rows, outputs: Outputs::default(), soft_targets: false }
+        Self { classes, max_rows, outputs: Outputs::default(), soft_targets: false, momentum: None }
     }
 
     /// What is left on the device beside loss and gradient.
@@ -87,7 +98,14 @@ impl Setup {
         Self { soft_targets: true, ..self }
     }
 
+    /// Running mean confidences of the classes in place of the batch's own, kept on the device from batch to batch and unseen at first (SPEC 3):
+    /// for a learner. `momentum` is the `mu` of [`RunningConfidence`](crate::RunningConfidence), in `[0, 1)`.
+    pub fn running_confidence(self, momentum: f64) -> Self {
+        Self { momentum: Some(momentum), ..self }
+    }
+
     pub(super) fn check(&self, problem: &CrossEntropy) -> Result<()> {
+        check_setup(problem, self)?;
         if self.classes == 0 || self.classes > i32::MAX as usize / 2 {
             return Err(Error::shape("classes", "length", self.classes, "between 1 and 2^30"));
         }
@@ -163,6 +181,7 @@ pub(super) struct Results {
 #[derive(Debug)]
 pub(super) struct Workspace {
     pub(super) results: Results,
+    pub(super) learned: Option<LearnedMemory>,
     error: CudaSlice<u8>,
     /// Everything else: what only this operation's stream touches. Addresses are looked up once.
     _own: Vec<CudaSlice<u8>>,
@@ -209,7 +228,7 @@ fn bytes_of<T>(what: &'static str, len: usize) -> Result<usize> {
 
 /// Allocates, and knows what for when that fails.
 pub(super) struct Allocator<'a> {
-    stream: &'a Arc<CudaStream>,
+    pub(super) stream: &'a Arc<CudaStream>,
     own: Vec<CudaSlice<u8>>,
 }
 
@@ -251,7 +270,13 @@ impl<'a> Allocator<'a> {
     pub(super) fn upload(&mut self, what: &'static str, numbers: Option<&[f64]>) -> Result<u64> {
         let Some(numbers) = numbers else { return Ok(0) };
         let single: Vec<f32> = numbers.iter().map(|&x| x as f32).collect();
-        let bytes: &[u8] = bytemuck::cast_slice(&single);
+        self.upload_bytes(what, Some(&single))
+    }
+
+    /// The address of a copy, 0 for none.
+    pub(super) fn upload_bytes<T: Pod>(&mut self, what: &'static str, numbers: Option<&[T]>) -> Result<u64> {
+        let Some(numbers) = numbers else { return Ok(0) };
+        let bytes: &[u8] = bytemuck::cast_slice(numbers);
         let slice = self.stream.clone_htod(bytes).map_err(|error| allocation(what, bytes.len(), error))?;
         Ok(self.keep(slice))
     }
@@ -270,6 +295,7 @@ impl Workspace {
         problem: &CrossEntropy,
         setup: &Setup,
         sizes: WorkspaceSizes,
+        learned: Option<&Learned>,
     ) -> Result<Self> {
         let mut memory = Allocator::new(stream);
         let (c, rows, outputs) = (setup.classes, setup.max_rows.max(1), setup.outputs);
@@ -307,6 +333,10 @@ impl Workspace {
             predictions: memory.zeros_if(outputs.predictions, rows)?,
             statistics,
         };
+        let learned = match learned {
+            None => None,
+            Some(learned) => Some(LearnedMemory::new(&mut memory, learned, setup)?),
+        };
         let error = memory.zeros("the workspace", size_of::<ErrorWord>())?;
         let address = |slice: &CudaSlice<f32>| slice.device_ptr(stream).0;
         let of_statistics = match &results.statistics {
@@ -339,7 +369,7 @@ impl Workspace {
             error: error.device_ptr(stream).0,
             ..Addresses::default()
         };
-        Ok(Self { results, error, _own: memory.into_own(), addresses })
+        Ok(Self { results, learned, error, _own: memory.into_own(), addresses })
     }
 
     /// The addresses for one enqueue; the guards record that the results were written.
@@ -347,6 +377,9 @@ impl Workspace {
         let addresses = workspace.addresses;
         // A workspace that a graph shares is one that nothing tracks.
         if let Some(workspace) = Arc::get_mut(workspace) {
+            if let Some(learned) = &mut workspace.learned {
+                learned.guard(guards);
+            }
             let Results { loss, loss_rows, lse, predictions, statistics } = &mut workspace.results;
             guards.write(loss);
             for rows in [loss_rows, lse].into_iter().flatten() {

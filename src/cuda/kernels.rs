@@ -97,15 +97,22 @@ impl Kernels {
             .load_module(Ptx::from_binary(code.cubin))
             .map_err(|error| driver("loading a kernel", error))?;
         let function = module.load_function(variant.entry()).map_err(|error| driver("finding a kernel", error))?;
-        if let Variant::CrossEntropy { regime: regime @ (Regime::Shared | Regime::Cluster), .. } = variant {
-            let allow = |attribute, value| {
-                function.set_attribute(attribute, value).map_err(|error| driver("asking for shared memory", error))
-            };
+        let (shared, cluster) = match variant {
+            Variant::CrossEntropy { regime, .. } => {
+                (matches!(regime, Regime::Shared | Regime::Cluster), regime == Regime::Cluster)
+            }
+            Variant::LearnCrossEntropy { on_chip, .. } => (on_chip, false),
+            _ => (false, false),
+        };
+        let allow = |attribute, value| {
+            function.set_attribute(attribute, value).map_err(|error| driver("asking for shared memory", error))
+        };
+        if shared {
             let bytes = self.limits.row_shared as i32;
             allow(sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes)?;
-            if regime == Regime::Cluster {
-                allow(sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)?;
-            }
+        }
+        if cluster {
+            allow(sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)?;
         }
         loaded.insert(variant, function.clone());
         Ok(function)

@@ -12,6 +12,7 @@ mod cross_entropy_workspace;
 mod element;
 mod kernels;
 mod launch;
+mod learned;
 mod nvrtc;
 mod operand;
 
@@ -27,4 +28,5 @@ pub use cross_entropy_batch::{DeviceBatch, DeviceUpstream};
 pub use cross_entropy_workspace::{CapturedWorkspace, ClassStatisticsViews, Outputs, Setup};
 pub use element::DeviceElement;
 pub use kernels::Kernels;
+pub use learned::LearnedViews;
 pub use operand::{DeviceOperand, DeviceScalar};

@@ -60,8 +60,9 @@ pub(super) fn check_vector<T>(
     check_context(name, data, context)
 }
 
-/// Most buffers that one enqueue reads or writes: logits, gradient and targets, nine results, and five that a batch may bring.
-const MOST: usize = 3 + 9 + 5;
+/// Most buffers that one enqueue reads or writes: logits, gradient and targets, nine results, eight of a learner, and five that a batch may
+/// bring.
+const MOST: usize = 3 + 9 + 8 + 5;
 
 /// Addresses for one enqueue. The guards wait for other streams' work now and record this one's when dropped, as cudarc's event tracking asks.
 pub(super) struct Guards<'a> {

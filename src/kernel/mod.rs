@@ -3,6 +3,7 @@
 
 mod args;
 pub mod binary;
+mod learn;
 mod plan;
 mod sequence;
 mod variant;
@@ -10,6 +11,10 @@ mod variant;
 pub use args::{
     ClassStatisticsArgs, ClassSums, CrossEntropyArgs, DeltaRow, DevicePointer, ErrorWord, LabelType, Labels, Operand,
     Perturbation, Saved, Tally, TallyArgs, Totals, Weights,
+};
+pub use learn::{
+    Group, GroupArgs, GroupList, LearnAddresses, LearnArgs, LearnForm, LearnPlan, LearnSequence, LearnWorkspaceSizes,
+    MOST_LEARNED_CLASSES, Rule,
 };
 pub use plan::{Form, Geometry, Limits, Plan, TallyPlan};
 pub use sequence::{

@@ -118,7 +118,7 @@ impl Limits {
         if room < MOST_ROW_SHARED { room } else { MOST_ROW_SHARED }
     }
 
-    fn blocks(&self, threads: u32, shared: u32) -> u32 {
+    pub(super) fn blocks(&self, threads: u32, shared: u32) -> u32 {
         let by_threads = self.resident_threads / threads;
         let by_shared = self.multiprocessor_shared.checked_div(shared).unwrap_or(u32::MAX).max(1);
         by_threads.min(by_shared).min(self.resident_blocks).max(1) * self.multiprocessors

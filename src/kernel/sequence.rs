@@ -4,8 +4,9 @@
 use super::args::{
     self, ClassStatisticsArgs, CrossEntropyArgs, DeltaRow, DevicePointer, LabelType, Operand, TallyArgs, Weights,
 };
+use super::learn::check_learner;
 use super::plan::{Geometry, Plan, count_of};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::loss::{CrossEntropy, LogitScale, Reduction};
 use crate::perturbation::Perturbation;
 
@@ -123,12 +124,9 @@ impl WorkspaceSizes {
 /// Names the first option of a problem that the kernels do not have.
 ///
 /// # Errors
-/// [`Error::Unsupported`].
+/// [`Error::Unsupported`](crate::Error::Unsupported), and [`Error::Value`](crate::Error::Value) for a learner's bound over 30.
 pub fn check_supported(problem: &CrossEntropy) -> Result<()> {
-    match problem.learner() {
-        None => Ok(()),
-        Some(_) => Err(Error::Unsupported { what: "a learned perturbation".to_owned(), backend: "CUDA" }),
-    }
+    check_learner(problem)
 }
 
 /// Whether a problem needs the kernels that spread targets over classes or scale classes apart.

@@ -1,7 +1,7 @@
 //! The kernel sources and the variants they are compiled in.
 
 /// Every file under `kernels/`, by the name that the others include it by.
-pub const SOURCES: [(&str, &str); 19] = [
+pub const SOURCES: [(&str, &str); 23] = [
     ("prelude.cuh", include_str!("../../kernels/prelude.cuh")),
     ("elements.cuh", include_str!("../../kernels/elements.cuh")),
     ("sync.cuh", include_str!("../../kernels/sync.cuh")),
@@ -15,6 +15,10 @@ pub const SOURCES: [(&str, &str); 19] = [
     ("cross_entropy.cu", include_str!("../../kernels/cross_entropy.cu")),
     ("class_sums.cuh", include_str!("../../kernels/class_sums.cuh")),
     ("class_statistics.cu", include_str!("../../kernels/class_statistics.cu")),
+    ("groups.cuh", include_str!("../../kernels/groups.cuh")),
+    ("group_rows.cu", include_str!("../../kernels/group_rows.cu")),
+    ("learn_tile.cuh", include_str!("../../kernels/learn_tile.cuh")),
+    ("learn_cross_entropy.cu", include_str!("../../kernels/learn_cross_entropy.cu")),
     ("targets.cuh", include_str!("../../kernels/targets.cuh")),
     ("running_sum.cuh", include_str!("../../kernels/running_sum.cuh")),
     ("sigmoid.cuh", include_str!("../../kernels/sigmoid.cuh")),
@@ -96,6 +100,17 @@ pub enum Variant {
         /// Whether targets may be spread over classes, and classes have scales of their own.
         general: bool,
     },
+    /// The rows of a batch by class.
+    GroupRows,
+    /// Cross-entropy under a learned perturbation.
+    LearnCrossEntropy {
+        /// What logits and gradient are made of.
+        dtype: DType,
+        /// Whether targets may be smoothed.
+        general: bool,
+        /// Whether a class's arrays are in shared memory.
+        on_chip: bool,
+    },
     /// The pre-pass over multi-label targets.
     DecodeTargets {
         /// What logits and targets are made of.
@@ -124,11 +139,15 @@ const NO_REGISTERS: [Regime; 4] = [Regime::Tile, Regime::Shared, Regime::Cluster
 impl Variant {
     /// Every variant: what the plans can ask for, and what the tests compile.
     pub fn all() -> Vec<Self> {
-        let mut all = vec![Self::Tally, Self::ClassStatistics];
+        let mut all = vec![Self::Tally, Self::ClassStatistics, Self::GroupRows];
         for dtype in DType::ALL {
             let shapes = NO_REGISTERS.map(|regime| (regime, 0)).into_iter().chain(REGISTERS);
             for (regime, values) in shapes.filter(|(_, values)| *values == 0 || *values as usize >= dtype.width()) {
                 all.extend([false, true].map(|general| Self::CrossEntropy { dtype, regime, values, general }));
+            }
+            // Where global memory is in the way, what an option costs does not show.
+            for (general, on_chip) in [(false, true), (true, true), (true, false)] {
+                all.push(Self::LearnCrossEntropy { dtype, general, on_chip });
             }
         }
         for dtype in DType::ALL {
@@ -162,6 +181,12 @@ impl Variant {
                 let general = if *general { "_general" } else { "" };
                 format!("cross_entropy_{}_{regime}{values}{general}", dtype.name())
             }
+            Self::GroupRows => "group_rows".to_owned(),
+            Self::LearnCrossEntropy { dtype, general, on_chip } => {
+                let place = if *on_chip { "shared" } else { "global" };
+                let general = if *general { "_general" } else { "" };
+                format!("learn_cross_entropy_{}_{place}{general}", dtype.name())
+            }
             Self::DecodeTargets { dtype } => format!("decode_targets_{}", dtype.name()),
             Self::BinaryCrossEntropy { dtype, focusing } => {
                 format!("binary_cross_entropy_{}{}", dtype.name(), if *focusing { "_focusing" } else { "" })
@@ -176,6 +201,8 @@ impl Variant {
             Self::Tally => "tally_labels.cu",
             Self::ClassStatistics => "class_statistics.cu",
             Self::CrossEntropy { .. } => "cross_entropy.cu",
+            Self::GroupRows => "group_rows.cu",
+            Self::LearnCrossEntropy { .. } => "learn_cross_entropy.cu",
             Self::DecodeTargets { .. } => "decode_targets.cu",
             Self::BinaryCrossEntropy { .. } => "binary_cross_entropy.cu",
             Self::BinaryClassStatistics { .. } => "binary_class_statistics.cu",
@@ -188,6 +215,8 @@ impl Variant {
             Self::Tally => "tally",
             Self::ClassStatistics => "class_statistics",
             Self::CrossEntropy { .. } => "cross_entropy",
+            Self::GroupRows => "group_rows",
+            Self::LearnCrossEntropy { .. } => "learn_cross_entropy",
             Self::DecodeTargets { .. } => "decode_targets",
             Self::BinaryCrossEntropy { .. } => "binary_cross_entropy",
             Self::BinaryClassStatistics { .. } => "binary_class_statistics",
@@ -197,13 +226,16 @@ impl Variant {
     /// The macros that make it this variant.
     pub fn defines(&self) -> Vec<(&'static str, u32)> {
         match self {
-            Self::Tally | Self::ClassStatistics => Vec::new(),
+            Self::Tally | Self::ClassStatistics | Self::GroupRows => Vec::new(),
             Self::CrossEntropy { dtype, regime, values, general } => vec![
                 ("DTYPE", *dtype as u32),
                 ("REGIME", *regime as u32),
                 ("VALUES", *values),
                 ("GENERAL", u32::from(*general)),
             ],
+            Self::LearnCrossEntropy { dtype, general, on_chip } => {
+                vec![("DTYPE", *dtype as u32), ("GENERAL", u32::from(*general)), ("ON_CHIP", u32::from(*on_chip))]
+            }
             Self::DecodeTargets { dtype } | Self::BinaryClassStatistics { dtype } => vec![("DTYPE", *dtype as u32)],
             Self::BinaryCrossEntropy { dtype, focusing } => {
                 vec![("DTYPE", *dtype as u32), ("FOCUSING", u32::from(*focusing))]

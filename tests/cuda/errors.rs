@@ -7,7 +7,9 @@ use logit_perturb::cuda::{
     self, BinaryCrossEntropyOp, BinarySetup, CrossEntropyOp, DeviceBatch, DeviceLabels, DeviceMatrix, DevicePass,
     DeviceUpstream, Kernels, Outputs, Setup,
 };
-use logit_perturb::{BinaryCrossEntropy, Bound, CrossEntropy, Error, Learner, Perturbation, Split, Step};
+use logit_perturb::{
+    BinaryCrossEntropy, Bound, CrossEntropy, Error, GradientSemantics, Learner, Perturbation, Split, Step,
+};
 use logit_perturb_emulator::{Gradient, Rows};
 
 /// Whether an error is of the kind expected and names what it is about.
@@ -80,7 +82,16 @@ pub fn before_launch() -> Result<(), Failed> {
     expect(new(&plain, Setup::new(1 << 30, rows)), is_shape, "classes")?;
     let learner = Learner::new(Step::Raw, 0.1, Split::MeanConfidence, Bound::Fixed { eps: 1.0 })?;
     let learned = CrossEntropy::builder().learner(learner).build()?;
-    expect(new(&learned, Setup::new(c, rows)), is_unsupported, "a learned perturbation")?;
+    let through = |learner: &Learner| learner.clone().gradient(GradientSemantics::Through);
+    let through = CrossEntropy::builder().learner(through(learned.learner().expect("just set"))).build()?;
+    expect(new(&through, Setup::new(c, rows)), is_unsupported, "a gradient through")?;
+    let far = Learner::new(Step::Raw, 0.1, Split::MeanConfidence, Bound::Fixed { eps: 31.0 })?;
+    expect(new(&CrossEntropy::builder().learner(far).build()?, Setup::new(c, rows)), is_value, "eps")?;
+    expect(new(&learned, Setup::new(32_769, rows)), is_shape, "classes")?;
+    expect(new(&learned, Setup::new(c, rows).running_confidence(1.0)), is_value, "momentum")?;
+    expect(new(&learned, Setup::new(c, rows).outputs(Outputs::default().saved())), is_conflict, "saved")?;
+    expect(new(&plain, Setup::new(c, rows).outputs(Outputs::default().learned())), is_conflict, "learned")?;
+    expect(new(&plain, Setup::new(c, rows).running_confidence(0.9)), is_conflict, "running_confidence")?;
     let soft = || Setup::new(c, rows).soft_targets();
     let margin = Perturbation::TargetMargin(vec![0.0; c]);
     for (problem, about) in [

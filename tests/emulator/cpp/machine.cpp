@@ -30,7 +30,7 @@ void thread_main() {
 
 Thread::Thread(Block& of, unsigned index)
     : at{index, of.index, launch->geometry.threads, launch->geometry.grid, launch->geometry.cluster}, block(of),
-      fiber(std::make_unique<Fiber>(Stack::take(), thread_main)) {}
+      fiber(std::make_unique<Fiber>(Stack::take(), thread_main)), stores(&of.stores) {}
 
 Cluster::Cluster() : barrier(DIVERGENT_BARRIER, "cluster barrier", launch->geometry.cluster * launch->geometry.threads) {}
 

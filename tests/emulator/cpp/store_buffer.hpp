@@ -9,6 +9,9 @@ namespace emulator {
 
 class StoreBuffer {
   public:
+    // `older`: holds stores that come before all of these. None of these reaches a line before they do.
+    explicit StoreBuffer(StoreBuffer* older = nullptr) : older_(older) {}
+
     void add(uint64_t address, const void* value, uint32_t bytes, bool streamed) {
         Entry entry = {address, bytes, streamed, {}};
         std::memcpy(entry.value, value, bytes);
@@ -70,6 +73,7 @@ class StoreBuffer {
     bool drain_first_of(uint64_t of_line) {
         for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
             if (line(entry->address) != of_line) continue;
+            if (older_) older_->drain_line_of(entry->address);
             std::memcpy(reinterpret_cast<void*>(entry->address), entry->value, entry->bytes);
             --lines_[filter(entry->address)];
             entries_.erase(entry);
@@ -78,6 +82,7 @@ class StoreBuffer {
         return false;
     }
 
+    StoreBuffer* older_;
     std::vector<Entry> entries_;
     // How many stores there are to the lines that share a place: most loads find 0 and look no further.
     std::array<uint16_t, 256> lines_{};

@@ -154,11 +154,18 @@ pub struct Outcome {
 pub struct Operation {
     /// One sequence, or that of the loss and that of the gradient.
     sequences: Vec<(Plan, Sequence)>,
+    laid: Laid,
+}
+
+/// A batch in the device's memory, and where everything is.
+pub(crate) struct Laid {
+    pub(crate) addresses: Addresses,
+    pub(crate) shape: Shape,
+    pub(crate) values: Values,
     dtype: DType,
-    logits: Buffer<u8>,
-    gradient: Option<Buffer<u8>>,
+    pub(crate) logits: Buffer<u8>,
+    pub(crate) gradient: Option<Buffer<u8>>,
     in_place: bool,
-    rows: usize,
     outputs: Outputs,
     labels: DeviceLabels,
 }
@@ -194,9 +201,83 @@ fn to_f32(numbers: &[f64]) -> Vec<f32> {
     numbers.iter().map(|&x| x as f32).collect()
 }
 
+/// Whether every row of the logits starts on a 16-byte boundary: buffers themselves do.
+pub(crate) fn is_aligned(batch: &Batch<'_>) -> bool {
+    let width = batch.dtype.width();
+    batch.rows.offset.is_multiple_of(width) && batch.rows.stride.is_multiple_of(width)
+}
+
 impl Operation {
     /// Lays a batch out in the device's memory.
     pub fn new(emulator: &mut Emulator, problem: &CrossEntropy, batch: &Batch<'_>) -> Self {
+        let general = is_general(problem, batch.soft_targets.is_some());
+        let form =
+            Form { dtype: batch.dtype, classes: batch.classes, aligned: is_aligned(batch), general, from_saved: false };
+        let plan = Plan::new(form, batch.limits);
+        let rows = batch.logits.len() / batch.classes;
+        let laid = Laid::new(emulator, problem, batch, WorkspaceSizes::of([&plan], rows));
+        let at = laid.addresses;
+        let sequence = |plan: Plan, at: Addresses| (plan, Sequence::new(problem, &plan, &at, laid.shape, laid.values));
+        let sequences = if batch.split {
+            let saved = emulator.memory.poisoned::<Saved>(rows.max(1)).address();
+            let backward = Plan::new(Form { from_saved: true, ..form }, batch.limits);
+            let of_gradient = Addresses {
+                from_saved: saved,
+                loss: 0,
+                loss_rows: 0,
+                lse: 0,
+                predictions: 0,
+                statistics: StatisticsAddresses::default(),
+                ..at
+            };
+            vec![sequence(plan, Addresses { gradient: 0, saved, ..at }), sequence(backward, of_gradient)]
+        } else {
+            vec![sequence(plan, at)]
+        };
+        Self { sequences, laid }
+    }
+
+    /// Replaces the labels, as a trainer does between two replays of a graph.
+    pub fn set_labels(&self, emulator: &mut Emulator, labels: &[i64]) {
+        self.laid.set_labels(emulator, labels);
+    }
+
+    /// Launches what the batch takes.
+    ///
+    /// # Errors
+    /// Every fault found.
+    pub fn run(&self, emulator: &mut Emulator) -> Result<Outcome, Faults> {
+        let mut reports = Vec::new();
+        let mut mains = Vec::new();
+        for (plan, sequence) in &self.sequences {
+            if let Some((geometry, args)) = &sequence.tally {
+                reports.push(emulator.launch(&Variant::Tally, *geometry, bytes_of(args))?);
+            }
+            let (geometry, args) = &sequence.main;
+            mains.push(reports.len());
+            reports.push(emulator.launch(&plan.variant, *geometry, bytes_of(args))?);
+            if let Some((geometry, args)) = &sequence.statistics {
+                reports.push(emulator.launch(&Variant::ClassStatistics, *geometry, bytes_of(args))?);
+            }
+        }
+        let (first, last) = (&reports[mains[0]], &reports[mains[mains.len() - 1]]);
+        let Laid { logits, gradient, .. } = self.laid;
+        let split_traffic = (mains.len() > 1).then(|| last.traffic(logits).clone());
+        let (logits_traffic, gradient_traffic) =
+            (first.traffic(logits).clone(), gradient.map(|gradient| last.traffic(gradient).clone()));
+        let outcome = self.laid.outcome(&emulator.memory, self.sequences[0].0, logits_traffic, gradient_traffic);
+        Ok(Outcome { split_traffic, reports, ..outcome })
+    }
+}
+
+impl Laid {
+    /// Lays a batch out, with a workspace of these sizes.
+    pub(crate) fn new(
+        emulator: &mut Emulator,
+        problem: &CrossEntropy,
+        batch: &Batch<'_>,
+        sizes: WorkspaceSizes,
+    ) -> Self {
         let (dtype, c) = (batch.dtype, batch.classes);
         let rows = batch.logits.len() / c;
         let memory = &mut emulator.memory;
@@ -241,11 +322,6 @@ impl Operation {
             LogitScale::PerClass(scales) => Some(to_f32(scales)),
             _ => None,
         };
-        let aligned = logits.address().is_multiple_of(16) && batch.rows.stride.is_multiple_of(dtype.width());
-        let general = is_general(problem, batch.soft_targets.is_some());
-        let form = Form { dtype, classes: c, aligned, general, from_saved: false };
-        let plan = Plan::new(form, batch.limits);
-        let sizes = WorkspaceSizes::of([&plan], rows);
         let statistics = batch.statistics.then(|| StatisticsBuffers {
             count: memory.poisoned(c),
             correct: memory.poisoned(c),
@@ -315,26 +391,9 @@ impl Operation {
             Gradient::InPlace => logits.address(),
             Gradient::Into(_) => gradient.expect("made above").address(),
         };
-        let sequence = |plan: Plan, at: Addresses| (plan, Sequence::new(problem, &plan, &at, shape, values));
-        let sequences = if batch.split {
-            let saved = memory.poisoned::<Saved>(rows.max(1)).address();
-            let backward = Plan::new(Form { from_saved: true, ..form }, batch.limits);
-            let of_gradient = Addresses {
-                gradient: to,
-                from_saved: saved,
-                loss: 0,
-                loss_rows: 0,
-                lse: 0,
-                predictions: 0,
-                statistics: StatisticsAddresses::default(),
-                ..addresses
-            };
-            vec![sequence(plan, Addresses { saved, ..addresses }), sequence(backward, of_gradient)]
-        } else {
-            vec![sequence(plan, Addresses { gradient: to, ..addresses })]
-        };
+        let addresses = Addresses { gradient: to, ..addresses };
         let in_place = batch.gradient == Gradient::InPlace;
-        Self { sequences, dtype, logits, gradient, in_place, rows, outputs, labels }
+        Self { addresses, shape, values, dtype, logits, gradient, in_place, outputs, labels }
     }
 
     fn upload_labels(emulator: &mut Emulator, batch: &Batch<'_>, rows: usize) -> (DeviceLabels, u64, LabelType) {
@@ -361,8 +420,7 @@ impl Operation {
         }
     }
 
-    /// Replaces the labels, as a trainer does between two replays of a graph.
-    pub fn set_labels(&self, emulator: &mut Emulator, labels: &[i64]) {
+    pub(crate) fn set_labels(&self, emulator: &mut Emulator, labels: &[i64]) {
         let memory = &mut emulator.memory;
         match self.labels {
             DeviceLabels::None => panic!("targets are soft"),
@@ -376,28 +434,16 @@ impl Operation {
         }
     }
 
-    /// Launches what the batch takes.
-    ///
-    /// # Errors
-    /// Every fault found.
-    pub fn run(&self, emulator: &mut Emulator) -> Result<Outcome, Faults> {
-        let mut reports = Vec::new();
-        let mut mains = Vec::new();
-        for (plan, sequence) in &self.sequences {
-            if let Some((geometry, args)) = &sequence.tally {
-                reports.push(emulator.launch(&Variant::Tally, *geometry, bytes_of(args))?);
-            }
-            let (geometry, args) = &sequence.main;
-            mains.push(reports.len());
-            reports.push(emulator.launch(&plan.variant, *geometry, bytes_of(args))?);
-            if let Some((geometry, args)) = &sequence.statistics {
-                reports.push(emulator.launch(&Variant::ClassStatistics, *geometry, bytes_of(args))?);
-            }
-        }
-        let (first, last) = (&reports[mains[0]], &reports[mains[mains.len() - 1]]);
-        let memory = &emulator.memory;
+    /// What launches left.
+    pub(crate) fn outcome(
+        &self,
+        memory: &crate::Memory,
+        plan: Plan,
+        logits_traffic: Traffic,
+        gradient_traffic: Option<Traffic>,
+    ) -> Outcome {
         let gradient = if self.in_place { Some(self.logits) } else { self.gradient };
-        let per_row = |buffer| memory.download::<f32>(buffer)[..self.rows].to_vec();
+        let per_row = |buffer| memory.download::<f32>(buffer)[..self.shape.rows].to_vec();
         let outputs = &self.outputs;
         let statistics = outputs.statistics.map(|buffers| {
             let rows = memory.download(buffers.rows);
@@ -410,19 +456,19 @@ impl Operation {
                 correct_rows: rows[1],
             }
         });
-        Ok(Outcome {
+        Outcome {
             loss: memory.download(outputs.loss)[0],
             loss_rows: per_row(outputs.loss_rows),
             lse: per_row(outputs.lse),
-            predictions: memory.download(outputs.predictions)[..self.rows].to_vec(),
+            predictions: memory.download(outputs.predictions)[..self.shape.rows].to_vec(),
             statistics,
             gradient: gradient.map_or_else(Vec::new, |gradient| download(memory, self.dtype, gradient)),
             error: memory.download(outputs.error)[0],
-            plan: self.sequences[0].0,
-            logits_traffic: first.traffic(self.logits).clone(),
-            gradient_traffic: self.gradient.map(|gradient| last.traffic(gradient).clone()),
-            split_traffic: (mains.len() > 1).then(|| last.traffic(self.logits).clone()),
-            reports,
-        })
+            plan,
+            logits_traffic,
+            gradient_traffic,
+            split_traffic: None,
+            reports: Vec::new(),
+        }
     }
 }

@@ -156,6 +156,15 @@ KERNEL(exchange_through_memory, ToyArgs) {
     store(own, theirs);
 }
 
+// Each number is rewritten by one thread after the other.
+KERNEL(add_in_turn, ToyArgs) {
+    for (u32 turn = 0; turn < 24; ++turn) {
+        float* const at = args.out + (thread_index() + turn) % block_threads();
+        store(at, turn == 0 ? 0.0f : load(at) + 1.0f);
+        block_barrier();
+    }
+}
+
 KERNEL(exponentials, ToyArgs) {
     const i64 i = global_index();
     if (i < args.n) store(args.out + i, exp2_approximate(load(args.in + i)));

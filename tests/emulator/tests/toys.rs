@@ -141,6 +141,8 @@ fn without_the_store_buffer_stores_are_seen_at_once() {
 fn a_block_sees_its_stores_after_a_barrier() {
     let expected: Vec<f32> = (0..64).map(|i| input()[i ^ 1]).collect();
     assert_eq!(wrong("exchange_through_memory", 1, 64, 0, 1, &expected), 0);
+    // What a thread stores does not reach memory before what its block stored there earlier.
+    assert_eq!(wrong("add_in_turn", 1, 64, 0, 1, &[23.0; 64]), 0);
 }
 
 #[test]
