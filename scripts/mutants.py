@@ -486,6 +486,9 @@ def main():
         mutants = [mutant for mutant in mutants if mutant.file not in same and options.file in (None, mutant.file)]
     if options.survivors:
         mutants = [by_key[key_of(row)] for row in known if row["outcome"] == "survived"]
+    if not mutants:
+        print("no mutant to run")
+        return
     order = [key_of(row_of(mutant, "", "")) for mutant in all_mutants()]
     rows = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as work:
