@@ -63,7 +63,9 @@ pub fn emulated(choices: Choices, seed: u64) -> Result<(), Failed> {
         problem = problem.ignore_index(ignore_index(choices.target));
     }
     let expected = expected(&input, &choices);
-    let record = std::env::var_os("EMULATOR_RECORDS").map(Into::into).filter(|_| is_recorded(&expected, c, seed));
+    let record = std::env::var_os("EMULATOR_RECORDS")
+        .map(Into::into)
+        .filter(|_| choices.layout < 3 && is_recorded(&expected, c, seed));
     let mut emulator = Emulator::new(Options { seed, exp_seed: seed, record, ..Options::default() });
     let operation = Operation::new(&mut emulator, &problem.build()?, &batch);
     // A second time, as a captured graph would: what is gathered has to be back at 0.
@@ -75,7 +77,8 @@ pub fn emulated(choices: Choices, seed: u64) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A replay compares bits, and those of a NaN are the compiler's choice; long rows take long.
+/// A replay compares bits, and those of a NaN are the compiler's choice; long rows take long, and the thread sanitizer leaves no room for rows far
+/// apart.
 fn is_recorded(expected: &Expected, classes: usize, seed: u64) -> bool {
     let numbers = || expected.loss_rows.iter().chain(&expected.gradient).chain([&expected.loss]);
     seed.is_multiple_of(if classes <= 200 { 2 } else { 4 }) && !numbers().any(|x| x.is_nan())
