@@ -47,10 +47,6 @@ struct ClassTerms {
     float pos_weight;
 };
 
-DEVICE float class_number(const float* numbers, i32 column, float nothing) {
-    return numbers ? load(numbers + column) : nothing;
-}
-
 DEVICE void add_entry(const BinaryClassStatisticsArgs& args, const ClassTerms& of, i64 row, i32 column, Part& part) {
     const u32* const mask = args.targets.mask;
     if (mask && (load(mask + row * args.targets.mask_stride + column / 32) >> (column % 32) & 1u) == 0) return;
@@ -80,8 +76,8 @@ KERNEL(binary_class_statistics, BinaryClassStatisticsArgs) {
         const i32 column = static_cast<i32>(tile % column_tiles) * args.columns + thread % args.columns;
         if (column >= classes) continue;
         const ClassTerms of = {
-            class_number(args.terms.offset, column, 0.0f), class_number(args.terms.positive, column, 0.0f),
-            class_number(args.terms.negative, column, 0.0f), class_number(args.terms.pos_weight, column, 1.0f)};
+            vector_at(args.terms.offset, column, 0.0f), vector_at(args.terms.positive, column, 0.0f),
+            vector_at(args.terms.negative, column, 0.0f), vector_at(args.terms.pos_weight, column, 1.0f)};
         const i64 from = tile / column_tiles * tile_rows, to = minimum(args.rows, from + tile_rows);
         Part part = {0, {0.0f, 0.0f}, {0.0f, 0.0f}};
         for (i64 row = from + thread / args.columns; row < to; row += side_by_side) {

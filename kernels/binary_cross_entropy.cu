@@ -75,17 +75,17 @@ DEVICE float share_of(const SlotTargets& targets, bool soft, i32 k) {
 // v in place of u.
 DEVICE void perturb_slot(const BinaryTerms& terms, i32 first, i32 classes, const SlotTargets& targets, bool soft, Slot& x) {
     if (terms.offset) {
-        const Slot slot = class_slot(terms.offset, first, classes);
+        const Slot slot = vector_slot(terms.offset, first, classes);
         UNROLL
         for (i32 k = 0; k < WIDTH; ++k) x.x[k] += slot.x[k];
     }
     if (terms.positive) {
-        const Slot slot = class_slot(terms.positive, first, classes);
+        const Slot slot = vector_slot(terms.positive, first, classes);
         UNROLL
         for (i32 k = 0; k < WIDTH; ++k) x.x[k] += share_of(targets, soft, k) * slot.x[k];
     }
     if (terms.negative) {
-        const Slot slot = class_slot(terms.negative, first, classes);
+        const Slot slot = vector_slot(terms.negative, first, classes);
         UNROLL
         for (i32 k = 0; k < WIDTH; ++k) x.x[k] += (1.0f - share_of(targets, soft, k)) * slot.x[k];
     }
@@ -100,7 +100,7 @@ DEVICE float general_slot(const BinaryCrossEntropyArgs& args, i64 row, i32 first
     UNROLL
     for (i32 k = 0; k < WIDTH; ++k) weights.x[k] = pos_weights.x[k] = 1.0f;
     if (args.terms.weights.data) weights = operand_slot(args.terms.weights, row, first, classes);
-    if (args.terms.pos_weight) pos_weights = class_slot(args.terms.pos_weight, first, classes);
+    if (args.terms.pos_weight) pos_weights = vector_slot(args.terms.pos_weight, first, classes);
     float loss = 0.0f;
     UNROLL
     for (i32 k = 0; k < WIDTH; ++k) {
@@ -159,9 +159,7 @@ DEVICE void finish(const BinaryCrossEntropyArgs& args, i64 tiles, float divisor,
     // What any thread stored or found comes before the ticket.
     block_barrier();
     if (!last_block(args.ticket, flag)) return;
-    double mine = 0.0;
-    for (i64 tile = thread_index(); tile < tiles; tile += block_threads()) mine += load_fresh(args.partials + tile);
-    const double sum = block_reduce(mine, 0.0, Sum(), scratch);
+    const double sum = sum_of_partials(args.partials, tiles, scratch);
     if (thread_index() != 0) return;
     // Of nothing, the sum is 0 and so is the mean.
     store(args.loss, sum == 0.0 ? 0.0f : static_cast<float>(sum / divisor));

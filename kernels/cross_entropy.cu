@@ -28,9 +28,7 @@
 // Adds up the chunks' sums, in the last block of the grid.
 DEVICE void finish(const CrossEntropyArgs& args, u32* flag, double* scratch) {
     if (!last_block(args.ticket, flag)) return;
-    double mine = 0.0;
-    for (i64 chunk = thread_index(); chunk < args.chunks; chunk += block_threads()) mine += load_fresh(args.partials + chunk);
-    const double sum = block_reduce(mine, 0.0, Sum(), scratch);
+    const double sum = sum_of_partials(args.partials, args.chunks, scratch);
     if (thread_index() == 0 && args.loss) store(args.loss, static_cast<float>(sum));
 }
 

@@ -139,3 +139,10 @@ DEVICE Slot operand_slot(const Operand& operand, i64 row, i32 first, i32 classes
     }
     return slot;
 }
+
+// Numbers of the classes, [C]; `nothing` stands for them where there are none.
+DEVICE float vector_at(const float* data, i32 column, float nothing) { return data ? load(data + column) : nothing; }
+DEVICE Slot vector_slot(const float* data, i32 first, i32 classes) {
+    const Operand operand = {data, 0, 1, 0};
+    return operand_slot(operand, 0, first, classes);
+}

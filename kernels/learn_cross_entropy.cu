@@ -228,8 +228,6 @@ KERNEL(learn_cross_entropy, LearnArgs) {
         take_ignored(args, place, divisors);
     }
     if (!last_block(outer.ticket, &scratch->flag)) return;
-    double mine = 0.0;
-    for (u32 place = thread_index(); place < present; place += block_threads()) mine += load_fresh(outer.partials + place);
-    const double sum = block_reduce(mine, 0.0, Sum(), scratch->sums);
+    const double sum = sum_of_partials(outer.partials, present, scratch->sums);
     if (thread_index() == 0 && outer.loss) store(outer.loss, static_cast<float>(sum));
 }

@@ -22,20 +22,13 @@ DEVICE i64 delta_row(const Perturbation& perturbation, i64 row, i32 label) {
     return perturbation.delta_row == DELTA_OF_ROW ? row : perturbation.delta_row == DELTA_OF_LABEL ? label : 0;
 }
 
-// [C] as an operand.
-DEVICE Operand vector_operand(const float* data) {
-    const Operand operand = {data, 0, 1, 0};
-    return operand;
-}
-DEVICE float vector_at(const float* data, i32 column) { return data ? load(data + column) : 1.0f; }
-
 // What a class's scale is beside the uniform one.
 DEVICE float class_scale(const Perturbation& perturbation, i32 column) {
-    return GENERAL ? vector_at(perturbation.scales, column) : 1.0f;
+    return GENERAL ? vector_at(perturbation.scales, column, 1.0f) : 1.0f;
 }
 // The same for a slot, 0 outside of the row.
 DEVICE Slot class_scales(const Perturbation& perturbation, i32 first, i32 classes) {
-    if (GENERAL && perturbation.scales) return operand_slot(vector_operand(perturbation.scales), 0, first, classes);
+    if (GENERAL && perturbation.scales) return vector_slot(perturbation.scales, first, classes);
     Slot slot;
     UNROLL
     for (i32 k = 0; k < WIDTH; ++k) slot.x[k] = 1.0f;

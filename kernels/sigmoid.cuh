@@ -60,12 +60,6 @@ DEVICE Softplus softplus_both(float x) {
 
 DEVICE Term softplus(float x) { return softplus_both(x).up; }
 
-// A class's numbers for a slot.
-DEVICE Slot class_slot(const float* numbers, i32 first, i32 classes) {
-    const Operand operand = {numbers, 0, 1, 0};
-    return operand_slot(operand, 0, first, classes);
-}
-
 // Weighted: a weight of 0 takes an infinite loss out, but no NaN.
 DEVICE Term weighted(Term term, float v, float weight) {
     Term result = {weight * term.loss, weight * term.derivative};

@@ -114,7 +114,7 @@ DEVICE Row row_at(const CrossEntropyArgs& args, i64 index) {
     if (!row.counts) return row;
     if (row.label >= 0) {
         if (args.perturbation.margins) row.margin = load(args.perturbation.margins + row.label);
-        row.class_weight = vector_at(args.weights.classes, row.label);
+        row.class_weight = vector_at(args.weights.classes, row.label, 1.0f);
     }
     if (args.weights.samples) row.weight = load(args.weights.samples + index);
     row.delta = delta_row(args.perturbation, index, row.label);
@@ -125,7 +125,7 @@ DEVICE Row row_at(const CrossEntropyArgs& args, i64 index) {
 DEVICE float weighted_target(const CrossEntropyArgs& args, const Row& row, i32 column) {
     const float even = args.label_smoothing / static_cast<float>(args.labels.classes);
     const float hard = even + (column == row.label ? 1.0f - args.label_smoothing : 0.0f);
-    return (args.targets.data ? operand_at(args.targets, row.index, column) : hard) * vector_at(args.weights.classes, column);
+    return (args.targets.data ? operand_at(args.targets, row.index, column) : hard) * vector_at(args.weights.classes, column, 1.0f);
 }
 
 // t * w of a slot, 0 outside of the row.
@@ -143,7 +143,7 @@ DEVICE Slot weighted_targets(const CrossEntropyArgs& args, const Row& row, i32 f
         }
     }
     if (args.weights.classes) {
-        const Slot weights = operand_slot(vector_operand(args.weights.classes), 0, first, classes);
+        const Slot weights = vector_slot(args.weights.classes, first, classes);
         UNROLL
         for (i32 k = 0; k < WIDTH; ++k) slot.x[k] *= weights.x[k];
     }

@@ -488,7 +488,7 @@ def main():
         mutants = [by_key[key_of(row)] for row in known if row["outcome"] == "survived"]
     if not mutants:
         print("no mutant to run")
-        return
+        sys.exit(bool(options.sample))
     order = [key_of(row_of(mutant, "", "")) for mutant in all_mutants()]
     rows = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as work:

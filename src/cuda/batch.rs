@@ -33,6 +33,19 @@ impl<'a, T> DeviceMatrix<'a, T> {
     }
 }
 
+impl<T> DeviceMatrix<'_, T> {
+    /// A typed error unless it is of this shape and context.
+    pub(super) fn check(&self, name: &'static str, rows: usize, columns: usize, context: &CudaContext) -> Result<()> {
+        if self.rows != rows {
+            return Err(Error::shape(name, "rows", self.rows, rows));
+        }
+        if self.columns != columns {
+            return Err(Error::shape(name, "columns", self.columns, columns));
+        }
+        check_context(name, &self.data, context)
+    }
+}
+
 impl<'a, T> DeviceMatrixMut<'a, T> {
     /// A matrix whose rows start `stride` elements apart; `stride = columns` for a dense one.
     ///

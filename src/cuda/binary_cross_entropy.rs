@@ -3,12 +3,11 @@
 use super::batch::DevicePass;
 use super::binary_cross_entropy_batch::{DeviceBinaryBatch, DeviceTargets};
 use super::binary_cross_entropy_workspace::{BinaryClassStatisticsViews, BinarySetup, BinaryWorkspace};
-use super::cross_entropy_batch::DeviceUpstream;
 use super::cross_entropy_workspace::CapturedWorkspace;
 use super::element::DeviceElement;
-use super::kernels::{Kernels, bind, check_tracking, driver};
+use super::kernels::{Kernels, bind, check_tracking, resident_blocks};
 use super::launch::launch;
-use super::operand::{DeviceScalar, Guards};
+use super::operand::Guards;
 use crate::error::{Error, Result, check};
 use crate::kernel::Variant;
 use crate::kernel::binary::{
@@ -57,10 +56,7 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
         let dtype = T::KERNEL_DTYPE;
         let plan = BinaryPlan::new(setup.classes, dtype, problem.focusing().is_some(), kernels.limits());
         let main = kernels.function(plan.variant())?;
-        let resident = main
-            .occupancy_max_active_blocks_per_multiprocessor(plan.threads, 0, None)
-            .map_err(|error| driver("asking for a kernel's occupancy", error))?;
-        let plan = plan.resident(resident);
+        let plan = plan.resident(resident_blocks(&main, plan.threads, 0)?);
         let statistics = match setup.statistics {
             true => Some(kernels.function(Variant::BinaryClassStatistics { dtype })?),
             false => None,
@@ -116,16 +112,9 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
         let own = BinaryWorkspace::addresses(&mut self.workspace, &mut guards);
         let at = guards.pass(&mut pass);
         let (targets, indices, source) = batch.targets.hold(&mut guards);
-        let (upstream, device_upstream, upstream_rows) = match &batch.upstream {
-            DeviceUpstream::Scalar(DeviceScalar::Host(value)) => (*value, 0, false),
-            DeviceUpstream::Scalar(DeviceScalar::Device(view)) => (1.0, guards.read(view), false),
-            DeviceUpstream::Rows(view) => (1.0, guards.read(view), true),
-        };
-        let (divisor, device_divisor) = match &batch.divisor {
-            None => (None, 0),
-            Some(DeviceScalar::Host(value)) => (Some(*value), 0),
-            Some(DeviceScalar::Device(view)) => (None, guards.read(view)),
-        };
+        let (upstream, device_upstream) = batch.upstream.hold(&mut guards);
+        let upstream_rows = batch.upstream.is_by_row();
+        let (divisor, device_divisor) = guards.scalar(batch.divisor.as_ref());
         let (mask, mask_stride) = match &batch.mask {
             None => (0, 0),
             Some(mask) => (guards.read(&mask.data), mask.stride),

@@ -86,31 +86,14 @@ impl<'a, T> DeviceBinaryBatch<'a, T> {
     }
 }
 
-/// A matrix's shape and context, by name.
-fn check_matrix<T>(
-    name: &'static str,
-    matrix: &DeviceMatrix<'_, T>,
-    rows: usize,
-    columns: usize,
-    context: &CudaContext,
-) -> Result<()> {
-    if matrix.rows != rows {
-        return Err(Error::shape(name, "rows", matrix.rows, rows));
-    }
-    if matrix.columns != columns {
-        return Err(Error::shape(name, "columns", matrix.columns, columns));
-    }
-    check_context(name, &matrix.data, context)
-}
-
 impl<'a, T: DeviceElement> DeviceTargets<'a, T> {
     fn check(&self, n: usize, c: usize, context: &CudaContext) -> Result<()> {
         let name = "targets";
         match self {
             DeviceTargets::Dense(operand) => operand.check(name, n, c, context),
-            DeviceTargets::I8(matrix) => check_matrix(name, matrix, n, c, context),
-            DeviceTargets::U8(matrix) => check_matrix(name, matrix, n, c, context),
-            DeviceTargets::Bits(matrix) => check_matrix(name, matrix, n, c.div_ceil(32), context),
+            DeviceTargets::I8(matrix) => matrix.check(name, n, c, context),
+            DeviceTargets::U8(matrix) => matrix.check(name, n, c, context),
+            DeviceTargets::Bits(matrix) => matrix.check(name, n, c.div_ceil(32), context),
             DeviceTargets::Csr { offsets, indices } => {
                 if indices.len() > i32::MAX as usize {
                     return Err(Error::shape("targets.indices", "length", indices.len(), "at most 2^31 - 1"));
@@ -159,7 +142,7 @@ impl<T: DeviceElement> DeviceBinaryBatch<'_, T> {
     ) -> Result<()> {
         self.targets.check(n, c, context)?;
         if let Some(mask) = &self.mask {
-            check_matrix("mask", mask, n, c.div_ceil(32), context)?;
+            mask.check("mask", n, c.div_ceil(32), context)?;
         }
         if let Some(weights) = &self.weights {
             weights.check("weights", n, c, context)?;

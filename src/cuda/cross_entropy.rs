@@ -1,13 +1,13 @@
 //! Cross-entropy on a stream: prepared once, enqueued per batch.
 
 use super::batch::DevicePass;
-use super::cross_entropy_batch::{DeviceBatch, DevicePerturbation, DeviceTarget, DeviceUpstream};
+use super::cross_entropy_batch::{DeviceBatch, DevicePerturbation, DeviceTarget};
 use super::cross_entropy_workspace::{CapturedWorkspace, ClassStatisticsViews, Setup, Workspace};
 use super::element::DeviceElement;
-use super::kernels::{Kernels, bind, check_tracking, driver};
+use super::kernels::{Kernels, bind, check_tracking, resident_blocks};
 use super::launch::{active_clusters, launch};
 use super::learned::{Learned, LearnedViews};
-use super::operand::{DeviceScalar, Guards};
+use super::operand::Guards;
 use crate::error::{Error, Result, check};
 use crate::kernel::{
     Addresses, ErrorWord, Form, LabelType, Operand, Plan, Regime, Sequence, Shape, Values, Variant, Weights,
@@ -193,16 +193,9 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
             Some(DevicePerturbation::Vector(vector)) => delta.data = guards.read(vector),
             Some(DevicePerturbation::Matrix(matrix)) => delta = guards.operand(Some(matrix)),
         }
-        let (upstream, upstreams, upstream_by_row) = match &batch.upstream {
-            DeviceUpstream::Scalar(DeviceScalar::Host(value)) => (*value, 0, false),
-            DeviceUpstream::Scalar(DeviceScalar::Device(view)) => (1.0, guards.read(view), false),
-            DeviceUpstream::Rows(view) => (1.0, guards.read(view), true),
-        };
-        let (divisor, divisor_at) = match &batch.divisor {
-            None => (None, 0),
-            Some(DeviceScalar::Host(value)) => (Some(*value), 0),
-            Some(DeviceScalar::Device(view)) => (None, guards.read(view)),
-        };
+        let (upstream, upstreams) = batch.upstream.hold(&mut guards);
+        let upstream_by_row = batch.upstream.is_by_row();
+        let (divisor, divisor_at) = guards.scalar(batch.divisor.as_ref());
         let classes = match &batch.class_weights {
             None => own.weights.classes,
             Some(weights) => guards.read(weights),
@@ -235,7 +228,7 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
         if let (Some(learned), Some(own)) = (&self.learned, of_learner) {
             let kernels = (&prepared.function, &self.tally, self.statistics.as_ref());
             // SAFETY: as below; the learner's memory was sized for `max_rows` rows under both plans.
-            unsafe { learned.enqueue::<T>(stream, &self.problem, kernels, &addresses, &own, shape, values)? };
+            unsafe { learned.enqueue(stream, &self.problem, aligned, kernels, &addresses, &own, shape, values)? };
             return Ok(rows);
         }
         let sequence = Sequence::new(&self.problem, &prepared.plan, &addresses, shape, values);
@@ -332,11 +325,7 @@ fn prepare(kernels: &Kernels, form: Form) -> Result<Prepared> {
         let resident = if plan.regime() == Regime::Cluster {
             active_clusters(&function, plan.geometry(i64::MAX / 2))?
         } else {
-            let blocks = function
-                .occupancy_max_active_blocks_per_multiprocessor(plan.threads, plan.shared as usize, None)
-                .map_err(|error| driver("asking for a kernel's occupancy", error))?;
-            // A driver that finds none says so at the launch.
-            blocks.max(1) * limits.multiprocessors
+            resident_blocks(&function, plan.threads, plan.shared)? * limits.multiprocessors
         };
         if resident > 0 {
             return Ok(Prepared { plan: plan.resident(resident), function });

@@ -2,7 +2,7 @@
 
 use super::batch::DeviceLabels;
 use super::element::DeviceElement;
-use super::operand::{DeviceOperand, DeviceScalar, check_vector};
+use super::operand::{DeviceOperand, DeviceScalar, Guards, check_vector};
 use crate::error::{Error, Result, check};
 use crate::loss::{CrossEntropy, Reduction};
 use crate::perturbation::Perturbation;
@@ -23,6 +23,24 @@ pub enum DeviceUpstream<'a> {
     Scalar(DeviceScalar<'a>),
     /// One a row, `[N]`, for [`Reduction::None`].
     Rows(CudaView<'a, f32>),
+}
+
+impl DeviceUpstream<'_> {
+    /// The host's number, 1 where it is on the device, and the address there.
+    pub(super) fn hold<'g>(&'g self, guards: &mut Guards<'g>) -> (f64, u64) {
+        match self {
+            DeviceUpstream::Scalar(scalar) => {
+                let (value, address) = guards.scalar(Some(scalar));
+                (value.unwrap_or(1.0), address)
+            }
+            DeviceUpstream::Rows(view) => (1.0, guards.read(view)),
+        }
+    }
+
+    /// Whether there is one a row.
+    pub(super) fn is_by_row(&self) -> bool {
+        matches!(self, DeviceUpstream::Rows(_))
+    }
 }
 
 /// A perturbation in place of the one that the problem holds, of the same form.

@@ -119,6 +119,12 @@ impl Kernels {
     }
 }
 
+/// How many blocks of a kernel a multiprocessor holds at a time. A driver that finds none says so at the launch.
+pub(super) fn resident_blocks(function: &CudaFunction, threads: u32, shared: u32) -> Result<u32> {
+    let blocks = function.occupancy_max_active_blocks_per_multiprocessor(threads, shared as usize, None);
+    blocks.map(|blocks| blocks.max(1)).map_err(|error| driver("asking for a kernel's occupancy", error))
+}
+
 /// The driver's refusal as this crate's error.
 pub(super) fn driver(action: &'static str, error: DriverError) -> Error {
     Error::Driver { action, reason: error.to_string() }

@@ -1,8 +1,7 @@
 //! The learner of cross-entropy on the device: its kernels, its memory, and what it leaves.
 
 use super::cross_entropy_workspace::{Allocator, Setup};
-use super::element::DeviceElement;
-use super::kernels::{Kernels, allocation, driver};
+use super::kernels::{Kernels, allocation, resident_blocks};
 use super::launch::launch;
 use super::operand::Guards;
 use crate::error::{Error, Result, check};
@@ -73,11 +72,8 @@ impl Learned {
             let plan = LearnPlan::new(form, limits).with_plain(plain);
             let function = kernels.function(plan.variant)?;
             let geometry = plan.geometry(setup.max_rows as i64);
-            let blocks = function
-                .occupancy_max_active_blocks_per_multiprocessor(geometry.threads, geometry.shared as usize, None)
-                .map_err(|error| driver("asking for a kernel's occupancy", error))?;
-            // A driver that finds none says so at the launch.
-            Ok(Prepared { plan: plan.resident(blocks.max(1) * limits.multiprocessors), function })
+            let blocks = resident_blocks(&function, geometry.threads, geometry.shared)?;
+            Ok(Prepared { plan: plan.resident(blocks * limits.multiprocessors), function })
         };
         let prepared = [prepare(plain[0], false)?, prepare(plain[1], true)?];
         let groups = kernels.function(Variant::GroupRows)?;
@@ -92,16 +88,17 @@ impl Learned {
         self.prepared.iter().map(|prepared| &prepared.function).chain([&self.groups])
     }
 
-    /// Enqueues a batch. `plain`, `tally` and `statistics`: the kernels of cross-entropy without a learner.
+    /// Enqueues a batch. `aligned`: whether its rows start on 16-byte boundaries; `plain`, `tally` and `statistics`: the kernels of cross-entropy without a learner.
     ///
     /// # Safety
     /// The addresses are of device memory for `shape` and, in the workspace, of the sizes that [`sizes`](Self::sizes) tells for at least as many
     /// rows, alive and not used otherwise until the stream has run the kernels.
     #[allow(clippy::too_many_arguments, reason = "each is a struct or a kernel of its own")]
-    pub(super) unsafe fn enqueue<T: DeviceElement>(
+    pub(super) unsafe fn enqueue(
         &self,
         stream: &CudaStream,
         problem: &CrossEntropy,
+        aligned: bool,
         (plain, tally, statistics): (&CudaFunction, &CudaFunction, Option<&CudaFunction>),
         at: &Addresses,
         own: &LearnAddresses,
@@ -109,7 +106,6 @@ impl Learned {
         values: Values,
     ) -> Result<()> {
         let Some(learner) = problem.learner() else { return Ok(()) };
-        let aligned = at.logits.is_multiple_of(16) && shape.logits_stride.is_multiple_of(T::KERNEL_DTYPE.width());
         let Prepared { plan, function } = &self.prepared[usize::from(aligned)];
         let sequence = LearnSequence::new(problem, (learner, &self.rule), plan, at, own, self.momentum, shape, values);
         // SAFETY: each kernel takes the struct that the sequence made for it; the rest is the caller's promise.

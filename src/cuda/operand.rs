@@ -2,7 +2,7 @@
 
 use super::batch::{DeviceLabels, DeviceMatrix, DeviceMatrixMut, DevicePass, check_context};
 use super::element::DeviceElement;
-use crate::error::{Error, Result, check};
+use crate::error::{Result, check};
 use crate::kernel::{LabelType, Operand};
 use cudarc::driver::{CudaContext, CudaStream, CudaView, DevicePtr, DevicePtrMut, SyncOnDrop};
 
@@ -35,17 +35,10 @@ pub enum DeviceOperand<'a, T> {
 impl<T: DeviceElement> DeviceOperand<'_, T> {
     /// A typed error unless it is of this shape and context.
     pub(super) fn check(&self, name: &'static str, rows: usize, columns: usize, context: &CudaContext) -> Result<()> {
-        let (shape, own) = match self {
-            DeviceOperand::F32(matrix) => ((matrix.rows, matrix.columns), check_context(name, &matrix.data, context)),
-            DeviceOperand::Same(matrix) => ((matrix.rows, matrix.columns), check_context(name, &matrix.data, context)),
-        };
-        if shape.0 != rows {
-            return Err(Error::shape(name, "rows", shape.0, rows));
+        match self {
+            DeviceOperand::F32(matrix) => matrix.check(name, rows, columns, context),
+            DeviceOperand::Same(matrix) => matrix.check(name, rows, columns, context),
         }
-        if shape.1 != columns {
-            return Err(Error::shape(name, "columns", shape.1, columns));
-        }
-        own
     }
 }
 
@@ -93,6 +86,15 @@ impl<'a> Guards<'a> {
         let (pointer, guard) = data.device_ptr_mut(self.stream);
         self.hold(guard);
         pointer
+    }
+
+    /// A number of the host, or the address of one on the device.
+    pub(super) fn scalar(&mut self, scalar: Option<&'a DeviceScalar<'_>>) -> (Option<f64>, u64) {
+        match scalar {
+            None => (None, 0),
+            Some(DeviceScalar::Host(value)) => (Some(*value), 0),
+            Some(DeviceScalar::Device(view)) => (None, self.read(view)),
+        }
     }
 
     /// The address of what may not be there.

@@ -106,9 +106,9 @@ pub(super) fn count_of(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX).min(i64::MAX / 2)
 }
 
-/// How many tiles of `tile` rows hold `rows` rows.
-fn tiles_of(rows: i64, tile: i64) -> i64 {
-    (rows + tile - 1) / tile
+/// How many parts of this size hold `whole`.
+pub(super) fn parts_of(whole: i64, size: i64) -> i64 {
+    (whole + size - 1) / size
 }
 
 impl Limits {
@@ -122,6 +122,12 @@ impl Limits {
         let by_threads = self.resident_threads / threads;
         let by_shared = self.multiprocessor_shared.checked_div(shared).unwrap_or(u32::MAX).max(1);
         by_threads.min(by_shared).min(self.resident_blocks).max(1) * self.multiprocessors
+    }
+
+    /// As many blocks without dynamic shared memory as the device holds at a time, or as there is work for.
+    pub(super) fn geometry(&self, threads: u32, work: i64) -> Geometry {
+        let grid = work.clamp(1, self.blocks(threads, 0).into()) as u32;
+        Geometry { grid, cluster: 1, threads, shared: 0 }
     }
 }
 
@@ -195,17 +201,17 @@ impl Plan {
 
     /// How many tiles `rows` rows make.
     pub fn tiles(&self, rows: i64) -> i64 {
-        tiles_of(rows, self.tile_rows.into())
+        parts_of(rows, self.tile_rows.into())
     }
 
     /// How many tiles are added up together, of a batch of `rows` rows: N alone decides it, so that the loss does not depend on the grid.
     pub fn chunk_tiles(&self, rows: i64) -> i64 {
-        tiles_of(self.tiles(rows), self.limits.chunks).max(1)
+        parts_of(self.tiles(rows), self.limits.chunks).max(1)
     }
 
     /// How many chunks `rows` rows make.
     pub fn chunks(&self, rows: i64) -> i64 {
-        tiles_of(self.tiles(rows), self.chunk_tiles(rows))
+        parts_of(self.tiles(rows), self.chunk_tiles(rows))
     }
 
     /// As many chunks as batches of up to `rows` rows make at most: fewer rows may be cut into more of them.
@@ -223,7 +229,7 @@ impl Plan {
     /// How class statistics are put into their final form.
     pub fn statistics_geometry(&self, classes: usize) -> Geometry {
         let threads = TALLY_THREADS.min(self.limits.block_threads / WARP * WARP);
-        let grid = tiles_of(classes as i64, threads.into()).clamp(1, self.limits.multiprocessors.into()) as u32;
+        let grid = parts_of(classes as i64, threads.into()).clamp(1, self.limits.multiprocessors.into()) as u32;
         Geometry { grid, cluster: 1, threads, shared: 0 }
     }
 
@@ -236,15 +242,14 @@ impl Plan {
         let threads = TALLY_THREADS.min(limits.block_threads / WARP * WARP);
         // At most half of what a block counts by itself, so that there are chunks to share out.
         let chunk = (i64::from(threads) * 16).min((limits.labels_in_block / 2).max(1));
-        let grid = tiles_of(rows, chunk).min(limits.blocks(threads, 0).into()) as u32;
-        Some(TallyPlan { geometry: Geometry { grid, cluster: 1, threads, shared: 0 }, chunk })
+        Some(TallyPlan { geometry: limits.geometry(threads, parts_of(rows, chunk)), chunk })
     }
 }
 
 impl TallyPlan {
     /// How many chunks `rows` rows make.
     pub fn chunks(&self, rows: i64) -> i64 {
-        tiles_of(rows, self.chunk)
+        parts_of(rows, self.chunk)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The plan of binary cross-entropy: a pure function of the row length, the element type and the device's limits. N decides the size of the
 //! grid and of the tiles, never what becomes of a row.
 
-use super::super::plan::{Geometry, Limits};
+use super::super::plan::{Geometry, Limits, parts_of};
 use super::super::variant::{DType, Variant};
 
 const WARP: usize = 32;
@@ -59,18 +59,6 @@ pub struct StatisticsPlan {
     pub columns: i32,
 }
 
-/// How many parts of this size hold `whole`.
-fn parts(whole: i64, size: i64) -> i64 {
-    (whole + size - 1) / size
-}
-
-/// As many blocks as the device holds at a time, or as there is work for.
-fn geometry(limits: &Limits, threads: u32, work: i64) -> Geometry {
-    let resident = (limits.resident_threads / threads).min(limits.resident_blocks).max(1);
-    let most = i64::from(resident) * i64::from(limits.multiprocessors);
-    Geometry { grid: work.clamp(1, most.max(1)) as u32, cluster: 1, threads, shared: 0 }
-}
-
 /// The greatest power of two that a block may have as threads, up to `wanted`, itself one.
 fn threads_of(limits: &Limits, wanted: u32) -> u32 {
     let most = limits.block_threads.max(WARP as u32);
@@ -117,18 +105,18 @@ impl BinaryPlan {
 
     /// Rows of a tile, whose losses become one partial sum.
     pub fn tile_rows(&self, rows: i64) -> i64 {
-        let turns = parts(rows, self.rows_at_a_time());
-        self.rows_at_a_time() * parts(turns, self.most_tiles()).max(1)
+        let turns = parts_of(rows, self.rows_at_a_time());
+        self.rows_at_a_time() * parts_of(turns, self.most_tiles()).max(1)
     }
 
     /// How many tiles `rows` rows make: few enough for one block to add their sums up, and several for every warp that a device holds.
     pub fn tiles(&self, rows: i64) -> i64 {
-        parts(rows, self.tile_rows(rows))
+        parts_of(rows, self.tile_rows(rows))
     }
 
     /// How many tiles up to `rows` rows make at most.
     pub fn most_partials(&self, rows: i64) -> usize {
-        parts(rows, self.rows_at_a_time()).clamp(1, self.most_tiles()) as usize
+        parts_of(rows, self.rows_at_a_time()).clamp(1, self.most_tiles()) as usize
     }
 
     fn most_tiles(&self) -> i64 {
@@ -138,16 +126,16 @@ impl BinaryPlan {
     /// How `rows` rows are launched.
     pub fn geometry(&self, rows: i64) -> Geometry {
         let side_by_side = if self.is_by_block() { 1 } else { self.threads / WARP as u32 };
-        geometry(&self.limits, self.threads, parts(self.tiles(rows), side_by_side.into()))
+        self.limits.geometry(self.threads, parts_of(self.tiles(rows), side_by_side.into()))
     }
 
     /// The pre-pass over the targets of `rows` rows. Its counts are whole numbers, so that the chunks may follow the device.
     pub fn decode(&self, rows: i64) -> DecodePlan {
         let threads = threads_of(&self.limits, DECODE_THREADS);
-        let most = geometry(&self.limits, threads, i64::MAX).grid;
+        let most = self.limits.geometry(threads, i64::MAX).grid;
         let slots = self.classes.div_ceil(self.dtype.width()) as i64;
-        let chunk = parts(rows, most.into()).clamp(1, (DECODE_SLOTS / slots).clamp(1, threads.into()));
-        DecodePlan { geometry: geometry(&self.limits, threads, parts(rows, chunk)), chunk: chunk as i32 }
+        let chunk = parts_of(rows, most.into()).clamp(1, (DECODE_SLOTS / slots).clamp(1, threads.into()));
+        DecodePlan { geometry: self.limits.geometry(threads, parts_of(rows, chunk)), chunk: chunk as i32 }
     }
 
     /// The class statistics of `rows` rows.
@@ -155,9 +143,9 @@ impl BinaryPlan {
         let threads = threads_of(&self.limits, STATISTICS_THREADS);
         let columns = self.classes.next_power_of_two().min(threads as usize) as i64;
         let tile_rows = STATISTICS_ROWS * (i64::from(threads) / columns);
-        let tiles = parts(rows, tile_rows) * parts(self.classes as i64, columns);
+        let tiles = parts_of(rows, tile_rows) * parts_of(self.classes as i64, columns);
         StatisticsPlan {
-            geometry: geometry(&self.limits, threads, tiles),
+            geometry: self.limits.geometry(threads, tiles),
             chunk: STATISTICS_ROWS as i32,
             columns: columns as i32,
         }

@@ -1,6 +1,6 @@
 //! The plan of the learner's launches: a pure function of the row length, the form of the problem and the device's limits.
 
-use crate::kernel::plan::{Form, Geometry, Limits, Plan};
+use crate::kernel::plan::{Form, Geometry, Limits, Plan, parts_of};
 use crate::kernel::variant::{DType, Variant};
 
 /// What decides the learner's plan, beside the device.
@@ -110,9 +110,7 @@ impl LearnPlan {
     /// How `rows` rows are put in order by class.
     pub fn group_geometry(&self, rows: i64) -> Geometry {
         let threads = GROUP_THREADS.min(self.limits.block_threads / WARP * WARP);
-        let of_block = PLACED * i64::from(threads / WARP);
-        let grid = ((rows + of_block - 1) / of_block).clamp(1, self.limits.blocks(threads, 0).into()) as u32;
-        Geometry { grid, cluster: 1, threads, shared: 0 }
+        self.limits.geometry(threads, parts_of(rows, PLACED * i64::from(threads / WARP)))
     }
 
     /// Groups that `rows` rows make at most.

@@ -1,11 +1,12 @@
 //! Binary cross-entropy as an operation on the emulated device: what `src/cuda` does on a GPU, from the same plan, launches and parameter
 //! structs.
 
-use crate::elements::{download, upload, upload_operand};
+use crate::elements::{upload, upload_operand};
 use crate::emulator::Emulator;
 use crate::fault::Faults;
 use crate::memory::{Buffer, Layout, Memory};
 use crate::operation::{Beside, Given, Gradient, Rows};
+use crate::place::Place;
 use crate::report::{Report, Traffic};
 use bytemuck::{Pod, bytes_of};
 use logit_perturb::BinaryCrossEntropy;
@@ -137,9 +138,7 @@ impl Scratch {
 pub struct BinaryOperation {
     sequence: BinarySequence,
     plan: BinaryPlan,
-    logits: Buffer<u8>,
-    gradient: Option<Buffer<u8>>,
-    in_place: bool,
+    place: Place,
     rows: usize,
     loss: Buffer<f32>,
     loss_rows: Buffer<f32>,
@@ -181,19 +180,7 @@ impl BinaryOperation {
         let (dtype, c) = (batch.dtype, batch.classes);
         let rows = batch.logits.len() / c;
         let memory = &mut emulator.memory;
-        let layout = |at: Rows| Layout::dense(rows.max(1), c).stride(at.stride).offset(at.offset);
-        let logits = upload(memory, dtype, (rows > 0).then_some(batch.logits), layout(batch.rows));
-        memory.watch(logits);
-        let gradient = match batch.gradient {
-            Gradient::Into(at) => Some(upload(memory, dtype, None, layout(at))),
-            Gradient::None | Gradient::InPlace => None,
-        };
-        if let Some(gradient) = gradient {
-            memory.watch(gradient);
-        }
-        if batch.gradient != Gradient::InPlace {
-            memory.read_only(logits);
-        }
+        let place = Place::new(memory, dtype, batch.logits, c, batch.rows, batch.gradient);
         let words = c.div_ceil(32);
         let mut list_offsets = 0;
         let dense = |format, stride| TargetSource::Dense { format, stride };
@@ -243,12 +230,8 @@ impl BinaryOperation {
             Some(Given::Host(_)) | None => 0,
         };
         let at = BinaryAddresses {
-            logits: logits.address(),
-            gradient: match batch.gradient {
-                Gradient::None => 0,
-                Gradient::InPlace => logits.address(),
-                Gradient::Into(_) => gradient.expect("made above").address(),
-            },
+            logits: place.logits.address(),
+            gradient: place.gradient_address(),
             targets: if is_list { list_offsets } else { targets.address() },
             indices: if is_list { targets.address() } else { 0 },
             mask: batch.mask.map_or(0, |mask| {
@@ -283,7 +266,7 @@ impl BinaryOperation {
             rows,
             classes: c,
             logits_stride: batch.rows.stride,
-            gradient_stride: if let Gradient::Into(at) = batch.gradient { at.stride } else { batch.rows.stride },
+            gradient_stride: place.gradient_stride(),
             targets: source,
             mask_stride: batch.mask.map_or(0, |mask| mask.stride),
             upstream_rows: matches!(batch.upstream, Given::Rows(_)),
@@ -291,22 +274,7 @@ impl BinaryOperation {
         let divisor = if let Some(Given::Host(divisor)) = batch.divisor { Some(divisor) } else { None };
         let upstream = if let Given::Host(upstream) = batch.upstream { upstream } else { f64::NAN };
         let sequence = BinarySequence::new(problem, &plan, &at, shape, BinaryValues { upstream, divisor });
-        let in_place = batch.gradient == Gradient::InPlace;
-        Self {
-            sequence,
-            plan,
-            logits,
-            gradient,
-            in_place,
-            rows,
-            loss,
-            loss_rows,
-            statistics,
-            errors,
-            targets,
-            is_list,
-            scratch,
-        }
+        Self { sequence, plan, place, rows, loss, loss_rows, statistics, errors, targets, is_list, scratch }
     }
 
     /// Replaces the targets, of lists their indices, as a trainer does between two replays of a graph.
@@ -334,7 +302,6 @@ impl BinaryOperation {
         let (geometry, args) = &self.sequence.main;
         launch(self.plan.variant(), *geometry, bytes_of(args))?;
         let (memory, main) = (&emulator.memory, reports.len() - 1);
-        let gradient = if self.in_place { Some(self.logits) } else { self.gradient };
         let statistics = self.statistics.map(|(count, positives, loss)| BinaryStatistics {
             count: memory.download(count),
             positives: memory.download(positives),
@@ -343,13 +310,13 @@ impl BinaryOperation {
         Ok(BinaryOutcome {
             loss: memory.download(self.loss)[0],
             loss_rows: memory.download(self.loss_rows)[..self.rows].to_vec(),
-            gradient: gradient.map_or_else(Vec::new, |gradient| download(memory, dtype, gradient)),
+            gradient: self.place.download(memory),
             statistics,
             errors: memory.download(self.errors)[0],
             idle: self.scratch.is_idle(memory),
             plan: self.plan,
-            logits_traffic: reports[main].traffic(self.logits).clone(),
-            gradient_traffic: self.gradient.map(|gradient| reports[main].traffic(gradient).clone()),
+            logits_traffic: reports[main].traffic(self.place.logits).clone(),
+            gradient_traffic: self.place.gradient.map(|gradient| reports[main].traffic(gradient).clone()),
             targets_traffic: reports[0].traffic(self.targets).clone(),
             main_targets_traffic: (!self.is_list).then(|| reports[main].traffic(self.targets).clone()),
             launches,

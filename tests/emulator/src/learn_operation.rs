@@ -148,8 +148,8 @@ impl LearnOperation {
             all
         };
         let memory = &emulator.memory;
-        let gradient = self.laid.gradient.map(sum);
-        let outcome = self.laid.outcome(memory, self.plan.plain, sum(self.laid.logits), gradient);
+        let gradient = self.laid.place.gradient.map(sum);
+        let outcome = self.laid.outcome(memory, self.plan.plain, sum(self.laid.place.logits), gradient);
         let outputs = &self.outputs;
         let present = memory.download(outputs.present)[0] as usize;
         fn first<T: Copy>(mut all: Vec<T>, count: usize) -> Vec<T> {

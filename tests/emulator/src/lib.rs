@@ -81,6 +81,7 @@ mod ffi;
 mod learn_operation;
 mod memory;
 mod operation;
+mod place;
 mod record;
 mod report;
 

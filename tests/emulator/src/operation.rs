@@ -1,9 +1,10 @@
 //! Cross-entropy as an operation on the emulated device: what `src/cuda` does on a GPU, from the same plan, launches and parameter structs.
 
-use crate::elements::{download, upload, upload_operand};
+use crate::elements::upload_operand;
 use crate::emulator::Emulator;
 use crate::fault::Faults;
-use crate::memory::{Buffer, Layout};
+use crate::memory::Buffer;
+use crate::place::Place;
 use crate::report::{Report, Traffic};
 use bytemuck::bytes_of;
 use logit_perturb::kernel::{
@@ -162,10 +163,7 @@ pub(crate) struct Laid {
     pub(crate) addresses: Addresses,
     pub(crate) shape: Shape,
     pub(crate) values: Values,
-    dtype: DType,
-    pub(crate) logits: Buffer<u8>,
-    pub(crate) gradient: Option<Buffer<u8>>,
-    in_place: bool,
+    pub(crate) place: Place,
     outputs: Outputs,
     labels: DeviceLabels,
 }
@@ -261,7 +259,7 @@ impl Operation {
             }
         }
         let (first, last) = (&reports[mains[0]], &reports[mains[mains.len() - 1]]);
-        let Laid { logits, gradient, .. } = self.laid;
+        let Place { logits, gradient, .. } = self.laid.place;
         let split_traffic = (mains.len() > 1).then(|| last.traffic(logits).clone());
         let (logits_traffic, gradient_traffic) =
             (first.traffic(logits).clone(), gradient.map(|gradient| last.traffic(gradient).clone()));
@@ -281,19 +279,7 @@ impl Laid {
         let (dtype, c) = (batch.dtype, batch.classes);
         let rows = batch.logits.len() / c;
         let memory = &mut emulator.memory;
-        let layout = |at: Rows| Layout::dense(rows.max(1), c).stride(at.stride).offset(at.offset);
-        let logits = upload(memory, dtype, (rows > 0).then_some(batch.logits), layout(batch.rows));
-        memory.watch(logits);
-        let gradient = match batch.gradient {
-            Gradient::Into(at) => Some(upload(memory, dtype, None, layout(at))),
-            Gradient::None | Gradient::InPlace => None,
-        };
-        if let Some(gradient) = gradient {
-            memory.watch(gradient);
-        }
-        if batch.gradient != Gradient::InPlace {
-            memory.read_only(logits);
-        }
+        let place = Place::new(memory, dtype, batch.logits, c, batch.rows, batch.gradient);
         let (labels, label_data, label_type) = Self::upload_labels(emulator, batch, rows);
         let memory = &mut emulator.memory;
         let vector = |memory: &mut crate::Memory, numbers: Option<Vec<f32>>| {
@@ -348,7 +334,8 @@ impl Laid {
             _ => (None, None),
         };
         let addresses = Addresses {
-            logits: logits.address(),
+            logits: place.logits.address(),
+            gradient: place.gradient_address(),
             labels: label_data,
             targets: beside(memory, batch.soft_targets, rows.max(1)),
             delta,
@@ -380,20 +367,15 @@ impl Laid {
             error: outputs.error.address(),
             ..Addresses::default()
         };
-        let gradient_stride = match batch.gradient {
-            Gradient::Into(at) => at.stride,
-            Gradient::None | Gradient::InPlace => batch.rows.stride,
+        let shape = Shape {
+            rows,
+            classes: c,
+            logits_stride: batch.rows.stride,
+            gradient_stride: place.gradient_stride(),
+            label_type,
         };
-        let shape = Shape { rows, classes: c, logits_stride: batch.rows.stride, gradient_stride, label_type };
         let values = Values { upstream, upstream_by_row: matches!(batch.upstream, Given::Rows(_)), divisor };
-        let to = match batch.gradient {
-            Gradient::None => 0,
-            Gradient::InPlace => logits.address(),
-            Gradient::Into(_) => gradient.expect("made above").address(),
-        };
-        let addresses = Addresses { gradient: to, ..addresses };
-        let in_place = batch.gradient == Gradient::InPlace;
-        Self { addresses, shape, values, dtype, logits, gradient, in_place, outputs, labels }
+        Self { addresses, shape, values, place, outputs, labels }
     }
 
     fn upload_labels(emulator: &mut Emulator, batch: &Batch<'_>, rows: usize) -> (DeviceLabels, u64, LabelType) {
@@ -442,7 +424,6 @@ impl Laid {
         logits_traffic: Traffic,
         gradient_traffic: Option<Traffic>,
     ) -> Outcome {
-        let gradient = if self.in_place { Some(self.logits) } else { self.gradient };
         let per_row = |buffer| memory.download::<f32>(buffer)[..self.shape.rows].to_vec();
         let outputs = &self.outputs;
         let statistics = outputs.statistics.map(|buffers| {
@@ -462,7 +443,7 @@ impl Laid {
             lse: per_row(outputs.lse),
             predictions: memory.download(outputs.predictions)[..self.shape.rows].to_vec(),
             statistics,
-            gradient: gradient.map_or_else(Vec::new, |gradient| download(memory, self.dtype, gradient)),
+            gradient: self.place.download(memory),
             error: memory.download(outputs.error)[0],
             plan,
             logits_traffic,
