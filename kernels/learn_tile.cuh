@@ -7,15 +7,25 @@
 struct LearnArgs {
     // Loss, gradient and outputs; `saved` and `from_saved` are not looked at.
     CrossEntropyArgs outer;
-    // [N], [min(N, C)] and [1], as group_rows left them.
+    // [N], [min(N, C)], [1] and [min(N, C)], as group_rows left them.
     const u32* order;
-    const Group* groups;
-    const GroupList* list;
+    Group* groups;
+    GroupList* list;
+    const u32* by_team;
     // (3 + tile_rows) * C a block, where they are not in shared memory.
     float* scratch;
-    // [C] each, null where the confidences decide.
+    // What the blocks of a gang tell each other: a row of C a tile and one for all of them, and a number for each of these rows.
+    float* gang_sums;
+    double* gang_numbers;
+    // [C], null where the confidences decide.
     const i32* directions;
-    const u32* steps;
+    // [C], null where `eps` holds for every class.
+    const double* bounds;
+    // In place of `alpha` and `eps`, [1], or [C] where `eps_by_class`; null where those hold.
+    const float* alpha_at;
+    const float* eps_at;
+    // Of the first class with a step size or a bound out of its range: C less the class in the high half, the bound in the low one.
+    u64* bad_bound;
     // [C], null where there are none.
     double* running;
     // By group, null where not asked for: [min(N, C), C], and [min(N, C)] each.
@@ -25,20 +35,19 @@ struct LearnArgs {
     double* confidences;
     double momentum;
     double alpha;
-    // Of the bound by confidence.
     double eps;
+    // Of the bound by confidence, else 0.
     double delta_eps;
-    // For every class, where `steps` is null and the bound is not by confidence.
-    u32 same_steps;
-    i32 bound_by_confidence;
+    i32 eps_by_class;
     // Whether a step has length 1, and whether the groups come with their confidences.
     i32 unit_l2;
     i32 confidences_known;
-    // Rows of a tile.
+    // The most rows of a tile, and of a warp's.
     i32 tile_rows;
+    i32 warp_rows;
     i32 padding;
 };
-static_assert(sizeof(LearnArgs) == 456, "as in src/kernel/learn/args.rs");
+static_assert(sizeof(LearnArgs) == 504, "as in src/kernel/learn/args.rs");
 
 // The floats of a tile: in shared memory, or this block's part of global memory.
 #if ON_CHIP
@@ -78,8 +87,10 @@ struct Part {
 };
 static_assert(sizeof(Part) == 32, "as in src/kernel/learn/plan.rs");
 
-// A class's arrays. Columns of w, delta and g are those of one thread each, which alone writes them; w is read by all.
+// A class's arrays, of the team that has the class. Columns of w, delta and g are those of one thread each, which alone writes them; w is
+// read by all.
 struct Tile {
+    Team team;
     TileRow* rows;
     Part* parts_of;
     // E, row by row, with the label's column as `combine_dots` leaves it; w, 0 in that column, so that E . w leaves the label out.
@@ -101,21 +112,17 @@ struct Tile {
         first = from;
         count = rows_of_tile;
         parts = 1;
-        const i32 warps = static_cast<i32>(block_threads() / WARP);
-        while (2 * parts * count <= warps && 2 * parts * static_cast<i32>(WARP) <= classes) parts *= 2;
+        while (2 * parts * count <= team.warps() && 2 * parts * static_cast<i32>(WARP) <= classes) parts *= 2;
     }
 };
 
 // Every part of a row that is this warp's.
-#define FOR_PARTS(tile, unit)                                                                                          \
-    for (i32 unit = static_cast<i32>(thread_index() / WARP); unit < (tile).count * (tile).parts;                       \
-         unit += static_cast<i32>(block_threads() / WARP))
+#define FOR_PARTS(tile, unit) \
+    for (i32 unit = (tile).team.warp(); unit < (tile).count * (tile).parts; unit += (tile).team.warps())
 // Every row of the tile that is this thread's.
-#define FOR_ROWS(tile, r)                                                                                              \
-    for (i32 r = static_cast<i32>(thread_index()); r < (tile).count; r += static_cast<i32>(block_threads()))
+#define FOR_ROWS(tile, r) for (i32 r = (tile).team.thread(); r < (tile).count; r += (tile).team.threads())
 // Every column that is this thread's.
-#define FOR_COLUMNS(tile, c)                                                                                           \
-    for (i32 c = static_cast<i32>(thread_index()); c < (tile).classes; c += static_cast<i32>(block_threads()))
+#define FOR_COLUMNS(tile, c) for (i32 c = (tile).team.thread(); c < (tile).classes; c += (tile).team.threads())
 // Every column of a part that is this lane's.
 #define FOR_LANE(tile, part, c)                                                                                        \
     for (i32 c = (part) * static_cast<i32>(WARP) + static_cast<i32>(thread_index() % WARP); c < (tile).classes;        \
@@ -216,7 +223,7 @@ DEVICE double load_tile(const LearnArgs& args, const Tile& tile, bool finishing)
             if (part == 0) tile.rows[r].index = static_cast<u32>(row.index);
         }
     }
-    block_barrier();
+    team_barrier(tile.team);
     FOR_PARTS(tile, unit) {
         const i32 r = unit / tile.parts, part = unit % tile.parts;
         const Row row = row_at(args.outer, tile.rows[r].index);
@@ -238,7 +245,7 @@ DEVICE double load_tile(const LearnArgs& args, const Tile& tile, bool finishing)
             if (part == 0) tile.rows[r].max = max;
         }
     }
-    block_barrier();
+    team_barrier(tile.team);
     double confidence = 0.0;
     FOR_ROWS(tile, r) {
         TileRow* const row = tile.rows + r;
@@ -258,7 +265,7 @@ DEVICE double load_tile(const LearnArgs& args, const Tile& tile, bool finishing)
         row->top = sums.top < tile.classes ? sums.top : tile.label;
         confidence += static_cast<double>(row->label_e / (row->label_e + sums.others));
     }
-    block_barrier();
+    team_barrier(tile.team);
     return confidence;
 }
 
@@ -290,7 +297,7 @@ DEVICE void dot_parts(const LearnArgs& args, const Tile& tile, bool finishing) {
             tile.parts_of[unit].distance = nearer;
         }
     }
-    block_barrier();
+    team_barrier(tile.team);
 }
 
 // What a row gives to g: 1 / (E . w), and in E's label column minus the sum over the others, so that the label's entry never cancels.
@@ -300,22 +307,21 @@ DEVICE void combine_dots(const Tile& tile) {
         tile.rows[r].inverse = 1.0f / (others + tile.rows[r].label_e * *tile.label_w);
         put(tile.e + static_cast<i64>(r) * tile.classes + tile.label, -others);
     }
-    block_barrier();
+    team_barrier(tile.team);
 }
 
-// Adds a tile's rows to this thread's columns of g; after the last, g is the class's gradient. Returns what it adds to |g|^2.
-DEVICE float add_to_gradient(const Tile& tile, bool is_first, bool is_last, float share) {
-    float square = 0.0f;
-    FOR_COLUMNS(tile, c) {
-        float sum = is_first ? 0.0f : get(tile.g + c);
-        for (i32 r = 0; r < tile.count; ++r) sum += get(tile.e + static_cast<i64>(r) * tile.classes + c) * tile.rows[r].inverse;
-        if (is_last) {
-            sum *= c == tile.label ? share : get(tile.w + c) * share;
-            square += sum * sum;
-        }
-        put(tile.g + c, sum);
-    }
-    return square;
+// What the tile's rows give to g in one column, but for the factor w that all have in common.
+DEVICE float column_sum(const Tile& tile, i32 c) {
+    float sum = 0.0f;
+    for (i32 r = 0; r < tile.count; ++r) sum += get(tile.e + static_cast<i64>(r) * tile.classes + c) * tile.rows[r].inverse;
+    return sum;
+}
+
+// g of a column of this thread, from the sum over all rows of the class; its square.
+DEVICE float set_gradient(const Tile& tile, i32 c, float sum, float share) {
+    const float g = sum * (c == tile.label ? share : get(tile.w + c) * share);
+    put(tile.g + c, g);
+    return g * g;
 }
 
 // Sets delta and with it w, in a column of this thread.
@@ -324,4 +330,12 @@ DEVICE void set_delta(const Tile& tile, i32 c, float delta) {
     put(tile.delta + c, delta);
     put(tile.w + c, c == tile.label ? 0.0f : w);
     if (c == tile.label) *tile.label_w = w;
+}
+
+// A step along g [Alg. 1], of which this thread's columns have `square`.
+DEVICE void follow_gradient(const LearnArgs& args, const Tile& tile, float direction, double alpha, float square, float* scratch) {
+    float factor = direction * static_cast<float>(alpha);
+    if (args.unit_l2) factor /= fmaxf(sqrtf(team_reduce(tile.team, square, 0.0f, Sum(), scratch)), 1e-12f);
+    FOR_COLUMNS(tile, c) set_delta(tile, c, get(tile.delta + c) + factor * get(tile.g + c));
+    team_barrier(tile.team);
 }

@@ -82,6 +82,11 @@ DEVICE Pack load_keep(const Pack* from) {
 template <class T> DEVICE T load(const T* from) { return *from; }
 template <class T> DEVICE void store(T* to, T x) { *to = x; }
 // What another block stored: past the first-level cache.
+DEVICE float load_fresh(const float* from) {
+    float x;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(from) : "memory");
+    return x;
+}
 DEVICE double load_fresh(const double* from) {
     double x;
     asm volatile("ld.global.cg.f64 %0, [%1];" : "=d"(x) : "l"(from) : "memory");

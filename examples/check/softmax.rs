@@ -5,7 +5,9 @@ use super::learned::Learned;
 use logit_perturb::kernel::{DType, Limits, check_supported};
 use logit_perturb::{CrossEntropy, Labels, Perturbation};
 use logit_perturb_cases::Case;
-use logit_perturb_emulator::{Beside, Emulator, Given, Gradient, LearnOperation, Operation, Options, Rows};
+use logit_perturb_emulator::{
+    Beside, Emulator, Given, Gradient, LearnInputs, LearnOperation, Operation, Options, Rows,
+};
 
 /// A batch that the kernels take.
 pub struct Batch<'a> {
@@ -59,7 +61,7 @@ impl<'a> Batch<'a> {
             ..logit_perturb_emulator::Batch::new(&self.logits, self.classes, Labels::I64(self.labels), limits)
         };
         let (outcome, learned) = if self.problem.learner().is_some() {
-            let operation = LearnOperation::new(&mut emulator, self.problem, &on_device, None);
+            let operation = LearnOperation::new(&mut emulator, self.problem, &on_device, LearnInputs::default());
             let outcome = operation.run(&mut emulator).map_err(|faults| faults.to_string())?;
             (outcome.outcome.clone(), Some(Learned::of_emulated(outcome)))
         } else {

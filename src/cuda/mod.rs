@@ -28,5 +28,5 @@ pub use cross_entropy_batch::{DeviceBatch, DeviceUpstream};
 pub use cross_entropy_workspace::{CapturedWorkspace, ClassStatisticsViews, Outputs, Setup};
 pub use element::DeviceElement;
 pub use kernels::Kernels;
-pub use learned::LearnedViews;
+pub use learned::{ClassConfidencesMut, LearnedViews};
 pub use operand::{DeviceOperand, DeviceScalar};
