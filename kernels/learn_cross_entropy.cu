@@ -7,7 +7,10 @@
 //
 // Sums over a class's rows and over columns have an order that its own rows, C and the number of threads decide, whatever the grid; the last
 // block adds up the classes' losses in theirs.
-#include "learn_gang.cuh"
+#include "learn_passes.cuh"
+
+// As in src/kernel/learn/plan.rs.
+#define MOST_THREADS 256
 
 // A row that does not count: zeros, by a warp.
 DEVICE void take_ignored(const LearnArgs& args, i64 place, Divisors divisors) {
@@ -39,55 +42,89 @@ DEVICE Tile tile_at(const LearnArgs& args, u8* bytes, bool is_warp, i32 rows, fl
 #else
     tile.w = args.scratch + static_cast<i64>(block_index()) * (3 + rows) * tile.classes;
 #endif
-    tile.delta = tile.w + tile.classes;
-    tile.g = tile.delta + tile.classes;
-    tile.e = tile.g + tile.classes;
     return tile;
 }
 
-// Classes with a gang, in turn; two of them at a time where there are blocks for both. No block waits for one that comes to the same gang
-// only after another for which it waits: all of them take the gangs in the same order.
-DEVICE void take_gangs(const LearnArgs& args, Tile& tile, Divisors divisors, Scratch* scratch) {
-    const u32 gangs = load(&args.list->gangs);
-    u32 used = 0;
-    for (u32 i = 0; i < gangs; ++i) {
-        const u32 place = load(args.by_team + i);
-        const u32 members = minimum(tiles_of(load(&args.groups[place].count), args.tile_rows), grid_blocks());
-        if (used + members > grid_blocks()) used = 0;
-        const u32 rank = block_index() - used;
-        used += members;
-        if (rank >= members) continue;
-        const Gang gang = {&args.groups[place].arrived, members, rank, 0};
-        take_group_together(args, tile, place, gang, divisors, scratch);
-        block_barrier();
-    }
+// What a block has yet to do. All blocks take the gangs in the same order, one after the other or, where there are blocks for several, side by
+// side: none waits for a block that comes to the same gang only after another for which it waits. Then come the pieces of work that one block
+// does by itself, a class, or one for each warp, as blocks ask for them; where none is late, the first are given away without a word.
+struct Agenda {
+    u32 gangs;
+    u32 blocks;
+    u32 present;
+    // Of gangs, the next one, and how many blocks those side by side with it have.
+    u32 gang;
+    u32 used;
+    u32 piece;
+    u32 pieces;
+    u32 given;
+};
+
+DEVICE Agenda agenda_of(const LearnArgs& args, u32 warps) {
+    Agenda agenda = {load(&args.list->gangs), load(&args.list->blocks), load(&args.list->present), 0, 0, 0, 0, 0};
+    agenda.pieces = agenda.blocks + (agenda.present - agenda.gangs - agenda.blocks + warps - 1) / warps;
+    agenda.given = agenda.gangs == 0 ? grid_blocks() : 0;
+    // Before the first.
+    agenda.piece = ~0u;
+    return agenda;
 }
 
-KERNEL(learn_cross_entropy, LearnArgs) {
+// A team's next class.
+struct Task {
+    bool any;
+    bool is_warp;
+    // Of the order by team; `present` for none.
+    u32 in_order;
+    Gang gang;
+};
+
+DEVICE Task next_task(const LearnArgs& args, Agenda& agenda, u32 warps, u32 warp, u32* shared_piece) {
+    Task task = {true, false, 0, {nullptr, 1, 0, 0}};
+    while (agenda.gang < agenda.gangs) {
+        task.in_order = agenda.gang++;
+        Group* const group = args.groups + load(args.by_team + task.in_order);
+        const u32 members = minimum(tiles_of(load(&group->count), args.tile_rows), grid_blocks());
+        if (agenda.used + members > grid_blocks()) agenda.used = 0;
+        const u32 rank = block_index() - agenda.used;
+        agenda.used += members;
+        if (rank >= members) continue;
+        task.gang = {&group->arrived, members, rank, 0};
+        return task;
+    }
+    const bool is_first = agenda.piece == ~0u;
+    if (is_first && agenda.given != 0) {
+        agenda.piece = block_index();
+    } else if (agenda.given < agenda.pieces) {
+        agenda.piece = agenda.given + take_work(&args.list->taken, shared_piece);
+    } else {
+        agenda.piece = agenda.pieces;
+    }
+    task.any = agenda.piece < agenda.pieces;
+    task.is_warp = agenda.piece >= agenda.blocks;
+    task.in_order = agenda.gangs + agenda.piece;
+    if (task.is_warp) task.in_order = agenda.gangs + agenda.blocks + (agenda.piece - agenda.blocks) * warps + warp;
+    return task;
+}
+
+BOUNDED_KERNEL(MOST_THREADS, 1 + ON_CHIP, learn_cross_entropy, LearnArgs) {
     SHARED(TallyScratch, tally_scratch, 1);
     SHARED(Scratch, scratch, 1);
     DYNAMIC_SHARED(u8, bytes);
     const CrossEntropyArgs& outer = args.outer;
     const i32 warps = static_cast<i32>(block_threads() / WARP), warp = static_cast<i32>(thread_index() / WARP);
-    Tile of_block = tile_at(args, bytes, false, args.tile_rows, scratch->label_w);
     const i32 warp_bytes = args.warp_rows * static_cast<i32>(sizeof(TileRow) + sizeof(Part)) +
                            (3 + args.warp_rows) * outer.labels.classes * static_cast<i32>(sizeof(float));
-    Tile of_warp = tile_at(args, bytes + warp * ((warp_bytes + 7) / 8 * 8), true, args.warp_rows, scratch->label_w + warp);
     const Divisors divisors = divisors_of(outer, tally_scratch);
-    take_gangs(args, of_block, divisors, scratch);
-    const u32 present = load(&args.list->present), gangs = load(&args.list->gangs), blocks = load(&args.list->blocks);
-    // A piece of work is a block's class, or one for each warp. Where no block is late, the first pieces are given away without a word.
-    const u32 pieces = blocks + (present - gangs - blocks + warps - 1) / warps;
-    const u32 given = gangs == 0 ? grid_blocks() : 0;
-    u32 piece = gangs == 0 ? block_index() : take_work(&args.list->taken, &scratch->piece);
-    while (piece < pieces) {
-        if (piece < blocks) {
-            take_group(args, of_block, load(args.by_team + gangs + piece), 0, divisors, scratch);
-        } else {
-            const u32 in_order = gangs + blocks + (piece - blocks) * warps + warp;
-            if (in_order < present) take_group(args, of_warp, load(args.by_team + in_order), warp, divisors, scratch);
-        }
-        piece = given < pieces ? given + take_work(&args.list->taken, &scratch->piece) : pieces;
+    Agenda agenda = agenda_of(args, warps);
+    for (;;) {
+        const Task task = next_task(args, agenda, warps, warp, &scratch->piece);
+        if (!task.any) break;
+        if (task.in_order >= agenda.present) continue;
+        const i32 team = task.is_warp ? warp : 0;
+        Tile tile = tile_at(args, bytes + team * ((warp_bytes + 7) / 8 * 8), task.is_warp,
+                            task.is_warp ? args.warp_rows : args.tile_rows, scratch->label_w + team);
+        const Share share = share_of_class(args, load(args.by_team + task.in_order), team, task.gang);
+        take_group(args, tile, share, divisors, scratch);
     }
     const u32 ignored = load(&args.list->ignored);
     for (i64 place = ignored + block_index() * warps + warp; place < outer.rows; place += grid_blocks() * warps) {
@@ -96,7 +133,7 @@ KERNEL(learn_cross_entropy, LearnArgs) {
     // What any warp stored comes before the ticket.
     block_barrier();
     if (!last_block(outer.ticket, &scratch->flag)) return;
-    double sum = sum_of_partials(outer.partials, present, scratch->sums);
+    double sum = sum_of_partials(outer.partials, agenda.present, scratch->sums);
     sum += sum_of_partials(args.gang_numbers, load(&args.list->gang_rows), scratch->losses);
     if (thread_index() == 0 && outer.loss) store(outer.loss, static_cast<float>(sum));
 }

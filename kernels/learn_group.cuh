@@ -1,5 +1,4 @@
-// One class of the learner (SPEC 3): how it is pushed, its steps where all its rows fit into a tile of one team, and loss, gradient and
-// outputs of a tile's rows once delta stands.
+// One class of the learner (SPEC 3): how it is pushed, and loss, gradient and outputs of a tile's rows once delta stands.
 #pragma once
 #include "learn_tile.cuh"
 
@@ -61,14 +60,14 @@ DEVICE void start_delta(const Tile& tile, double confidence) {
 // either where it leads: the loss is then log1p of the others. `rescale` is what E * w is to be multiplied by.
 DEVICE Softmax perturbed_softmax(const LearnArgs& args, const Tile& tile, i32 r, float* rescale) {
     const TileRow& row = tile.rows[r];
-    const float others = others_of(tile, r), label_v = row.label_u + get(tile.delta + tile.label);
+    const float others = others_of(tile, r), label_v = row.label_u + get(tile.delta() + tile.label);
     const float label_exp = row.label_e * *tile.label_w;
     *rescale = 1.0f;
     Softmax softmax = {row.max, label_v, others, row.total, row.distance};
     if (is_spread(args.outer)) {
         for (i32 p = 0; p < tile.parts; ++p) softmax.distance -= tile.parts_of[r * tile.parts + p].distance;
         *rescale = 1.0f / (row.top == tile.label ? *tile.label_w : get(tile.w + row.top));
-        softmax.max += get(tile.delta + row.top);
+        softmax.max += get(tile.delta() + row.top);
     }
     if (label_exp > others) {
         *rescale = 1.0f / label_exp;
@@ -84,7 +83,7 @@ DEVICE void write_part(const LearnArgs& args, const Tile& tile, const Row& row, 
     const CrossEntropyArgs& outer = args.outer;
     Element* const to = outer.gradient + row.index * outer.gradient_stride;
     const i32 shift = shift_of(to), classes = tile.classes;
-    const float* const e = tile.e + static_cast<i64>(r) * classes;
+    const float* const e = tile.e(r);
     const Gradient gradient(outer, row, softmax, divisors);
     i32 slot = part * static_cast<i32>(WARP) + static_cast<i32>(thread_index() % WARP);
     for (; first_column(slot, shift) < classes; slot += tile.parts * static_cast<i32>(WARP)) {
@@ -103,9 +102,8 @@ DEVICE void write_part(const LearnArgs& args, const Tile& tile, const Row& row, 
     }
 }
 
-// Loss, gradient and outputs of a tile's rows; what they add to the loss, in this thread.
+// Loss, gradient and outputs of a tile's rows, whose products with w are there; what they add to the loss, in this thread.
 DEVICE double finish_tile(const LearnArgs& args, const Tile& tile, Divisors divisors) {
-    dot_parts(args, tile, true);
     double loss = 0.0;
     FOR_PARTS(tile, unit) {
         const i32 r = unit / tile.parts, part = unit % tile.parts;
@@ -121,42 +119,10 @@ DEVICE double finish_tile(const LearnArgs& args, const Tile& tile, Divisors divi
 // What was learned of a class, by its team.
 DEVICE void store_group(const LearnArgs& args, const Tile& tile, u32 place, Decision decision, double deciding) {
     if (args.delta) {
-        FOR_COLUMNS(tile, c) store(args.delta + static_cast<i64>(place) * tile.classes + c, get(tile.delta + c));
+        FOR_COLUMNS(tile, c) store(args.delta + static_cast<i64>(place) * tile.classes + c, get(tile.delta() + c));
     }
     if (tile.team.thread() != 0) return;
     if (args.directions_taken) store(args.directions_taken + place, decision.direction);
     if (args.steps_taken) store(args.steps_taken + place, decision.steps);
     if (args.confidences) store(args.confidences + place, deciding);
-}
-
-// All of a class whose rows fit into the tile; `team` is which one of the block this is. The next class waits for all of the team.
-DEVICE void take_group(const LearnArgs& args, Tile& tile, u32 place, i32 team, Divisors divisors, Scratch* scratch) {
-    const Group* const group = args.groups + place;
-    const u32 count = load(&group->count);
-    tile.label = load(&group->label);
-    tile.cut(load(&group->first), static_cast<i32>(count));
-    double confidence = load_tile(args, tile, true), deciding;
-    if (args.confidences_known) {
-        confidence = load(&group->confidence);
-        deciding = load(&group->deciding);
-    } else {
-        confidence = team_reduce(tile.team, confidence, 0.0, Sum(), scratch->sums) / static_cast<double>(count);
-        if (tile.team.thread() == 0) {
-            scratch->deciding[team] = deciding_confidence(args.running, tile.label, args.momentum, confidence);
-        }
-        team_barrier(tile.team);
-        deciding = scratch->deciding[team];
-    }
-    Decision decision = decide(args, tile.label, deciding, tile.team.thread() == 0);
-    start_delta(tile, confidence);
-    for (u32 k = 0; k < (is_finite(confidence) ? decision.steps : 0u); ++k) {
-        dot_parts(args, tile, false);
-        combine_dots(tile);
-        float square = 0.0f;
-        FOR_COLUMNS(tile, c) square += set_gradient(tile, c, column_sum(tile, c), 1.0f / static_cast<float>(count));
-        follow_gradient(args, tile, static_cast<float>(decision.direction), decision.alpha, square, scratch->squares);
-    }
-    const double loss = team_reduce(tile.team, finish_tile(args, tile, divisors), 0.0, Sum(), scratch->losses);
-    store_group(args, tile, place, decision, deciding);
-    if (tile.team.thread() == 0) store(args.outer.partials + place, loss);
 }

@@ -93,11 +93,8 @@ struct Tile {
     Team team;
     TileRow* rows;
     Part* parts_of;
-    // E, row by row, with the label's column as `combine_dots` leaves it; w, 0 in that column, so that E . w leaves the label out.
-    float* e;
+    // w, 0 in the label's column, so that E . w leaves the label out; behind it the other arrays.
     float* w;
-    float* delta;
-    float* g;
     // w of the label.
     float* label_w;
     i32 classes;
@@ -107,6 +104,11 @@ struct Tile {
     i32 count;
     // Warps that share a row: few rows leave them to spare.
     i32 parts;
+
+    MEMBER float* delta() const { return w + classes; }
+    MEMBER float* g() const { return w + 2 * classes; }
+    // E of a row, with the label's column as `combine_dots` leaves it.
+    MEMBER float* e(i32 r) const { return w + static_cast<i64>(3 + r) * classes; }
 
     MEMBER void cut(i64 from, i32 rows_of_tile) {
         first = from;
@@ -148,7 +150,7 @@ DEVICE float read_part(const LearnArgs& args, const Tile& tile, const Row& row, 
     const CrossEntropyArgs& outer = args.outer;
     const Element* const logits = outer.logits + row.index * outer.logits_stride;
     const i32 shift = shift_of(logits), classes = tile.classes, step = tile.parts * static_cast<i32>(WARP);
-    float* const e = tile.e + static_cast<i64>(r) * classes;
+    float* const e = tile.e(r);
     float max = minus_infinity();
     i32 slot = part * static_cast<i32>(WARP) + static_cast<i32>(thread_index() % WARP);
     for (; first_column(slot, shift) < classes; slot += IN_FLIGHT * step) {
@@ -178,7 +180,7 @@ DEVICE float read_part(const LearnArgs& args, const Tile& tile, const Row& row, 
 DEVICE Part exp_part(const LearnArgs& args, const Tile& tile, const Row& row, i32 r, i32 part, float max, bool spread) {
     const CrossEntropyArgs& outer = args.outer;
     const i32 shift = shift_of(outer.logits + row.index * outer.logits_stride), classes = tile.classes;
-    float* const e = tile.e + static_cast<i64>(r) * classes;
+    float* const e = tile.e(r);
     Part sums = {0, max, 0.0f, 0.0f, 0.0f, classes, 0};
     i32 slot = part * static_cast<i32>(WARP) + static_cast<i32>(thread_index() % WARP);
     for (; first_column(slot, shift) < classes; slot += tile.parts * static_cast<i32>(WARP)) {
@@ -282,14 +284,14 @@ DEVICE void dot_parts(const LearnArgs& args, const Tile& tile, bool finishing) {
     const bool spread = finishing && is_spread(args.outer);
     FOR_PARTS(tile, unit) {
         const i32 r = unit / tile.parts, part = unit % tile.parts;
-        const float* const e = tile.e + static_cast<i64>(r) * tile.classes;
+        const float* const e = tile.e(r);
         float others = 0.0f, nearer = 0.0f;
         FOR_LANE(tile, part, c) others += get(e + c) * get(tile.w + c);
         others = warp_reduce(others, Sum());
         if (spread) {
             const Row row = row_at(args.outer, tile.rows[r].index);
-            const float of_top = get(tile.delta + tile.rows[r].top);
-            FOR_LANE(tile, part, c) nearer += weigh(weighted_target(args.outer, row, c), get(tile.delta + c) - of_top);
+            const float of_top = get(tile.delta() + tile.rows[r].top);
+            FOR_LANE(tile, part, c) nearer += weigh(weighted_target(args.outer, row, c), get(tile.delta() + c) - of_top);
             nearer = warp_reduce(nearer, Sum());
         }
         if (is_first_lane()) {
@@ -305,7 +307,7 @@ DEVICE void combine_dots(const Tile& tile) {
     FOR_ROWS(tile, r) {
         const float others = others_of(tile, r);
         tile.rows[r].inverse = 1.0f / (others + tile.rows[r].label_e * *tile.label_w);
-        put(tile.e + static_cast<i64>(r) * tile.classes + tile.label, -others);
+        put(tile.e(r) + tile.label, -others);
     }
     team_barrier(tile.team);
 }
@@ -313,21 +315,21 @@ DEVICE void combine_dots(const Tile& tile) {
 // What the tile's rows give to g in one column, but for the factor w that all have in common.
 DEVICE float column_sum(const Tile& tile, i32 c) {
     float sum = 0.0f;
-    for (i32 r = 0; r < tile.count; ++r) sum += get(tile.e + static_cast<i64>(r) * tile.classes + c) * tile.rows[r].inverse;
+    for (i32 r = 0; r < tile.count; ++r) sum += get(tile.e(r) + c) * tile.rows[r].inverse;
     return sum;
 }
 
 // g of a column of this thread, from the sum over all rows of the class; its square.
 DEVICE float set_gradient(const Tile& tile, i32 c, float sum, float share) {
     const float g = sum * (c == tile.label ? share : get(tile.w + c) * share);
-    put(tile.g + c, g);
+    put(tile.g() + c, g);
     return g * g;
 }
 
 // Sets delta and with it w, in a column of this thread.
 DEVICE void set_delta(const Tile& tile, i32 c, float delta) {
     const float w = exp_careful(delta);
-    put(tile.delta + c, delta);
+    put(tile.delta() + c, delta);
     put(tile.w + c, c == tile.label ? 0.0f : w);
     if (c == tile.label) *tile.label_w = w;
 }
@@ -336,6 +338,6 @@ DEVICE void set_delta(const Tile& tile, i32 c, float delta) {
 DEVICE void follow_gradient(const LearnArgs& args, const Tile& tile, float direction, double alpha, float square, float* scratch) {
     float factor = direction * static_cast<float>(alpha);
     if (args.unit_l2) factor /= fmaxf(sqrtf(team_reduce(tile.team, square, 0.0f, Sum(), scratch)), 1e-12f);
-    FOR_COLUMNS(tile, c) set_delta(tile, c, get(tile.delta + c) + factor * get(tile.g + c));
+    FOR_COLUMNS(tile, c) set_delta(tile, c, get(tile.delta() + c) + factor * get(tile.g() + c));
     team_barrier(tile.team);
 }

@@ -24,6 +24,9 @@ struct alignas(16) Pack {
 // Before a loop over an array that is to stay in registers.
 #define UNROLL _Pragma("unroll")
 #define KERNEL(name, Args) extern "C" __global__ void name(const __grid_constant__ Args args)
+// One whose blocks have at most so many threads, and of which a multiprocessor is to have registers for so many blocks.
+#define BOUNDED_KERNEL(threads, blocks, name, Args)                                                                    \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args args)
 #define SHARED(type, name, count) __shared__ type name[count]
 // Bytes that the launch chooses.
 #define DYNAMIC_SHARED(type, name)                                             \

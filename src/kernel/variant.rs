@@ -1,7 +1,7 @@
 //! The kernel sources and the variants they are compiled in.
 
 /// Every file under `kernels/`, by the name that the others include it by.
-pub const SOURCES: [(&str, &str); 23] = [
+pub const SOURCES: [(&str, &str); 25] = [
     ("prelude.cuh", include_str!("../../kernels/prelude.cuh")),
     ("elements.cuh", include_str!("../../kernels/elements.cuh")),
     ("sync.cuh", include_str!("../../kernels/sync.cuh")),
@@ -18,6 +18,8 @@ pub const SOURCES: [(&str, &str); 23] = [
     ("groups.cuh", include_str!("../../kernels/groups.cuh")),
     ("group_rows.cu", include_str!("../../kernels/group_rows.cu")),
     ("learn_tile.cuh", include_str!("../../kernels/learn_tile.cuh")),
+    ("learn_group.cuh", include_str!("../../kernels/learn_group.cuh")),
+    ("learn_passes.cuh", include_str!("../../kernels/learn_passes.cuh")),
     ("learn_cross_entropy.cu", include_str!("../../kernels/learn_cross_entropy.cu")),
     ("targets.cuh", include_str!("../../kernels/targets.cuh")),
     ("running_sum.cuh", include_str!("../../kernels/running_sum.cuh")),

@@ -159,9 +159,9 @@ fn plans_keep_what_fits_on_chip() {
     for (classes, on_chip, tile_rows, threads) in [
         (10, true, 875, 128),
         (100, true, 205, 128),
-        (1000, true, 21, 512),
-        (6000, true, 1, 512),
-        (10_000, false, 8, 512),
+        (1000, true, 21, 256),
+        (6000, true, 1, 256),
+        (10_000, false, 8, 256),
     ] {
         let plan = LearnPlan::new(LearnForm { dtype: DType::F32, classes, aligned: true, general: false }, limits);
         assert_eq!((plan.is_on_chip(), plan.tile_rows, plan.threads), (on_chip, tile_rows, threads), "{classes}");

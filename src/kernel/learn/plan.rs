@@ -37,7 +37,8 @@ pub struct LearnPlan {
 
 const WARP: u32 = 32;
 const FEWEST_THREADS: u32 = 128;
-const MOST_THREADS: u32 = 512;
+/// As in `kernels/learn_cross_entropy.cu`: a tile leaves room for two blocks on a multiprocessor, and a step has more barriers than work.
+const MOST_THREADS: u32 = 256;
 const GROUP_THREADS: u32 = 256;
 /// Rows that a warp places together: PLACED of `kernels/group_rows.cu`.
 const PLACED: i64 = 4;

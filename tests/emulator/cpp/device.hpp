@@ -15,6 +15,8 @@
     extern "C" void EMULATED_ENTRY(name)(const void* args) { name(*static_cast<const Args*>(args)); }                  \
     static void name(const Args& args)
 
+#define BOUNDED_KERNEL(threads, blocks, name, Args) KERNEL(name, Args)
+
 // A reference to an array, so that the sanitizers know its bounds.
 #define SHARED(type, name, count)                                                                                      \
     static const char name##_declaration = 0;                                                                          \
