@@ -65,8 +65,9 @@ DEVICE void column_sums(const LearnBinaryArgs& args, Strip& strip, double (&x)[2
     }
 }
 
-DEVICE Entry entry_of(const LearnBinaryArgs& args, const Strip& strip, i64 row) {
-    if (row >= args.rows) return {0.0f, SIGNS};
+// Rows from `end` on have none.
+DEVICE Entry entry_of(const LearnBinaryArgs& args, const Strip& strip, i64 row, i64 end) {
+    if (row >= end) return {0.0f, SIGNS};
     return entry_at(args.logits, args.logits_stride, args.targets, strip.shifts, row, strip.column);
 }
 
@@ -81,14 +82,11 @@ DEVICE float signed_exp(const Entry& entry) {
 DEVICE void read_strip(const LearnBinaryArgs& args, Strip& strip, SignGroup (&groups)[SIGNS]) {
     double count[SIGNS] = {};
     RunningSum sums[SIGNS] = {};
-    const i64 last = args.groups ? args.kept : args.rows;
-    for (i64 from = strip.lane; strip.inside && from < last; from += IN_FLIGHT * strip.lanes) {
+    const i64 end = args.groups ? args.kept : args.rows;
+    for (i64 from = strip.lane; strip.inside && from < end; from += IN_FLIGHT * strip.lanes) {
         Entry entries[IN_FLIGHT];
         UNROLL
-        for (i32 j = 0; j < IN_FLIGHT; ++j) {
-            const i64 row = from + j * strip.lanes;
-            entries[j] = row < last ? entry_of(args, strip, row) : Entry{0.0f, SIGNS};
-        }
+        for (i32 j = 0; j < IN_FLIGHT; ++j) entries[j] = entry_of(args, strip, from + j * strip.lanes, end);
         UNROLL
         for (i32 j = 0; j < IN_FLIGHT; ++j) {
             const i64 row = from + j * strip.lanes;
@@ -96,23 +94,26 @@ DEVICE void read_strip(const LearnBinaryArgs& args, Strip& strip, SignGroup (&gr
             const float confidence = confidence_of(exp_clamped(entries[j].turned));
             UNROLL
             for (i32 sign = 0; sign < SIGNS; ++sign) {
-                if (entries[j].sign != sign) continue;
-                count[sign] += 1.0;
-                sums[sign].add(confidence);
+                // Selected, not skipped: what is chosen by a branch here, the compiler keeps in memory.
+                const bool belongs = entries[j].sign == sign;
+                count[sign] += belongs ? 1.0 : 0.0;
+                sums[sign].add(belongs ? confidence : 0.0f);
             }
         }
     }
     UNROLL
     for (i32 sign = 0; sign < SIGNS; ++sign) {
-        if (args.groups) {
-            const i64 place = static_cast<i64>(sign) * args.targets.classes + strip.column;
-            groups[sign] = {0.0, 0.0};
-            if (strip.inside) groups[sign] = {load(&args.groups[place].count), load(&args.groups[place].confidence)};
-            continue;
-        }
         double sum[2] = {count[sign], sums[sign].value()};
-        column_sums(args, strip, sum);
-        groups[sign] = {sum[0], sum[1] / sum[0]};
+        if (!args.groups) {
+            column_sums(args, strip, sum);
+            sum[1] /= sum[0];
+        } else if (strip.inside) {
+            const SignGroup* const at = args.groups + static_cast<i64>(sign) * args.targets.classes + strip.column;
+            sum[0] = load(&at->count);
+            sum[1] = load(&at->confidence);
+        }
+        groups[sign].count = sum[0];
+        groups[sign].confidence = sum[1];
     }
 }
 
@@ -125,7 +126,7 @@ DEVICE void add_slopes(const LearnBinaryArgs& args, const Strip& strip, const fl
         for (i32 j = 0; j < IN_FLIGHT; ++j) {
             const i64 row = from + j * strip.lanes;
             e[j] = row < args.kept ? strip.kept[row * args.columns + thread_index() % args.columns]
-                                   : signed_exp(entry_of(args, strip, row));
+                                   : signed_exp(entry_of(args, strip, row, args.rows));
         }
         float positives = 0.0f, negatives = 0.0f;
         UNROLL
@@ -176,8 +177,7 @@ KERNEL(learn_binary_cross_entropy, LearnBinaryArgs) {
         UNROLL
         for (i32 sign = 0; sign < SIGNS; ++sign) {
             w[sign] = 1.0f;
-            if (!strip.inside) continue;
-            decisions[sign] = decide(args.learner, sign, strip.column, tau[sign], groups[sign]);
+            if (strip.inside) decisions[sign] = decide(args.learner, sign, strip.column, tau[sign], groups[sign]);
             if (is_finite(groups[sign].confidence)) steps[sign] = decisions[sign].steps;
             factor[sign] = towards(sign, decisions[sign].direction) * args.learner.alpha / groups[sign].count;
         }
@@ -191,8 +191,7 @@ KERNEL(learn_binary_cross_entropy, LearnBinaryArgs) {
             column_sums(args, strip, sum);
             UNROLL
             for (i32 sign = 0; sign < SIGNS; ++sign) {
-                if (k >= steps[sign]) continue;
-                delta[sign] += factor[sign] * sum[sign];
+                if (k < steps[sign]) delta[sign] += factor[sign] * sum[sign];
                 const float moved = static_cast<float>(delta[sign]);
                 w[sign] = exp_clamped(sign == POSITIVE ? moved : -moved);
             }
