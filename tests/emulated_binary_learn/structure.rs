@@ -94,6 +94,20 @@ fn results_do_not_depend_on_the_schedule() {
     }
 }
 
+/// A block whose strips take no step and many steps in turn, with nothing to wait for in the first: warps that are ahead do not meddle with the
+/// others.
+#[test]
+fn strips_that_take_no_step_end_alone() {
+    let (c, n) = (64, 12);
+    let mut case = hard(DType::F32, Format::I8, c, n, 8);
+    case.targets.iter_mut().enumerate().filter(|(index, _)| index / 8 % 2 == 0).for_each(|(_, t)| *t = -1.0);
+    case.problem = learning(raw(0.25, 2.0, Split::MeanConfidence));
+    case.limits = Limits { multiprocessors: 1, ..keeping(64, DType::F32) };
+    for seed in 0..40 {
+        assert!(check(&case, seed));
+    }
+}
+
 /// Which rows are kept is where numbers lie, not what they are.
 #[test]
 fn what_is_kept_does_not_show() {
