@@ -138,7 +138,7 @@ impl BinaryWorkspaceSizes {
 /// Names the first option of a problem that the kernels do not have.
 ///
 /// # Errors
-/// [`Error::Unsupported`]; [`Error::Value`] for a bound out of the kernels' range.
+/// [`Error::Unsupported`](crate::Error::Unsupported); [`Error::Value`](crate::Error::Value) for a bound out of the kernels' range.
 pub fn check_binary_supported(problem: &BinaryCrossEntropy) -> Result<()> {
     check_binary_learner(problem)
 }
