@@ -1,6 +1,7 @@
 // The rows of a batch by class: what `group_rows` leaves and the learners (SPEC 3) start from.
 #pragma once
 #include "fixed_sum.cuh"
+#include "learner.cuh"
 
 // The rows of one class, places `first` to `first + count` of the order.
 struct Group {
@@ -36,8 +37,6 @@ static_assert(sizeof(GroupList) == 32, "as in src/kernel/learn/args.rs");
 
 // Tiles of a class, as its gang shares them out.
 DEVICE u32 tiles_of(u32 count, i32 tile_rows) { return (count + static_cast<u32>(tile_rows) - 1) / static_cast<u32>(tile_rows); }
-
-DEVICE bool is_finite(double x) { return x - x == 0.0; }
 
 // The confidence that decides for a class, given this batch's. With `running`, [C] and NaN for a class never seen: the mean so far, which
 // then takes this batch in. For one thread a class and batch.

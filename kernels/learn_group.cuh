@@ -2,10 +2,6 @@
 #pragma once
 #include "learn_tile.cuh"
 
-// Confidences within this of tau count as equal to it; the same number as TIE in src/perturbation/learned.rs.
-#define TIE 1e-6
-// As MAX_STEPS there.
-#define MOST_STEPS 10000
 // As MOST_EPS in src/kernel/learn/rule.rs.
 #define MOST_EPS 30.0
 
@@ -29,8 +25,7 @@ struct Decision {
 
 DEVICE Decision decide(const LearnArgs& args, i32 label, double confidence, bool records) {
     const double gap = load(&args.list->tau) - confidence;
-    // No comparison with NaN holds.
-    i32 direction = gap > TIE ? 1 : gap < -TIE ? -1 : 0;
+    i32 direction = direction_of(gap);
     if (args.directions) direction = load(args.directions + label);
     const double alpha = args.alpha_at ? static_cast<double>(load(args.alpha_at)) : args.alpha;
     double eps = args.bounds ? load(args.bounds + label) : args.eps;
@@ -43,9 +38,7 @@ DEVICE Decision decide(const LearnArgs& args, i32 label, double confidence, bool
         if (records) atomic_max(args.bad_bound, first);
         direction = 0;
     }
-    const double quotient = eps / alpha * (1.0 + 1e-6);
-    const u32 steps = quotient < MOST_STEPS ? static_cast<u32>(quotient) : quotient == quotient ? MOST_STEPS : 0u;
-    const Decision decision = {direction, direction == 0 ? 0u : steps, alpha};
+    const Decision decision = {direction, direction == 0 ? 0u : steps_of(eps, alpha), alpha};
     return decision;
 }
 

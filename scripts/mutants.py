@@ -38,9 +38,13 @@ README = ROOT / "tests/mutants/README.md"
 # Which tests a file's mutants have to face (of each test target, those whose names begin so), and which variants they are made of: tests run
 # the others unchanged. Together these hold every line of the file.
 SOFTMAX_TESTS = {"emulated": "", "emulated_edges": "", "grid": "emulated::cross_entropy"}
-SIGMOID_TESTS = {"emulated_binary": "", "grid": "emulated::binary"}
-SIGMOID = "(decode_targets|binary_.*)_(f32|bf16).*"
+SIGMOID_TESTS = {"emulated_binary": "", "emulated_binary_learn": "", "grid": "emulated::binary"}
+SIGMOID = "(decode_targets|binary_.*|learn_binary_.*)_(f32|bf16).*"
 PROOFS = [
+    (
+        r"(binary_confidences|learn_binary_cross_entropy)\.cu|binary_learner\.cuh", {"emulated_binary_learn": ""},
+        "(binary_confidences|learn_binary_cross_entropy)_(f32|bf16)",
+    ),
     (r"(binary_.*|decode_targets)\.cu|(sigmoid|targets|running_sum)\.cuh", SIGMOID_TESTS, SIGMOID),
     (r"tally_labels\.cu", SOFTMAX_TESTS, "tally"),
     (r"class_statistics\.cu", SOFTMAX_TESTS, "class_statistics"),
@@ -55,17 +59,18 @@ PROOFS = [
         "group_rows|learn_cross_entropy_f32_.*|learn_cross_entropy_bf16_shared_general",
     ),
     (
-        r".*", {**SOFTMAX_TESTS, "emulated_binary": "", "emulated_learn": ""},
+        r".*", {**SOFTMAX_TESTS, "emulated_binary": "", "emulated_binary_learn": "", "emulated_learn": ""},
         "tally|class_statistics|cross_entropy_f32_(tile_general|warp_4|cluster_general|two_read)|cross_entropy_bf16_(tile|shared_general)|"
         + SIGMOID + "|group_rows|learn_cross_entropy_f32_shared_general",
     ),
 ]
 # What a mutant is made of at first, as far as it is among the above: most are killed by then.
 FEW = (
-    "tally|class_statistics|cross_entropy_f32_(tile|cluster_general)|(decode_targets|binary_class_statistics|binary_cross_entropy)_f32|"
+    "tally|class_statistics|cross_entropy_f32_(tile|cluster_general)|"
+    "(decode_targets|binary_class_statistics|binary_confidences|binary_cross_entropy|learn_binary_cross_entropy)_f32|"
     "group_rows|learn_cross_entropy_f32_shared"
 )
-TEST_TARGETS = ["emulated", "emulated_edges", "emulated_binary", "emulated_learn", "grid"]
+TEST_TARGETS = ["emulated", "emulated_edges", "emulated_binary", "emulated_binary_learn", "emulated_learn", "grid"]
 
 LIBRARY = "libkernels.so"
 

@@ -1,7 +1,7 @@
 //! Cross-entropy cases as the kernels take them, and on the emulated device.
 
 use super::kernel_batch::{Output, logits, refused, single};
-use super::learned::Learned;
+use super::learned::{Learned, LearnedClasses};
 use logit_perturb::kernel::{DType, Limits, check_supported};
 use logit_perturb::{CrossEntropy, Labels, Perturbation};
 use logit_perturb_cases::Case;
@@ -63,7 +63,7 @@ impl<'a> Batch<'a> {
         let (outcome, learned) = if self.problem.learner().is_some() {
             let operation = LearnOperation::new(&mut emulator, self.problem, &on_device, LearnInputs::default());
             let outcome = operation.run(&mut emulator).map_err(|faults| faults.to_string())?;
-            (outcome.outcome.clone(), Some(Learned::of_emulated(outcome)))
+            (outcome.outcome.clone(), Some(Learned::Classes(LearnedClasses::of_emulated(outcome))))
         } else {
             let operation = Operation::new(&mut emulator, self.problem, &on_device);
             (operation.run(&mut emulator).map_err(|faults| faults.to_string())?, None)

@@ -5,6 +5,7 @@ mod batch;
 mod binary_cross_entropy;
 mod binary_cross_entropy_batch;
 mod binary_cross_entropy_workspace;
+mod binary_learned;
 mod compile;
 mod cross_entropy;
 mod cross_entropy_batch;
@@ -21,6 +22,7 @@ pub use batch::{DeviceLabels, DeviceMatrix, DeviceMatrixMut, DevicePass};
 pub use binary_cross_entropy::BinaryCrossEntropyOp;
 pub use binary_cross_entropy_batch::{DeviceBinaryBatch, DeviceTargets};
 pub use binary_cross_entropy_workspace::{BinaryClassStatisticsViews, BinarySetup};
+pub use binary_learned::{BinaryLearnedViews, LearnedSignViews};
 #[doc(hidden)]
 pub use compile::{Compilation, DeviceCode, compiler_version};
 pub use cross_entropy::CrossEntropyOp;

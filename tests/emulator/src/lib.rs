@@ -73,6 +73,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod binary_learn_operation;
 mod binary_operation;
 mod elements;
 mod emulator;
@@ -86,6 +87,7 @@ mod record;
 mod report;
 mod statistics;
 
+pub use binary_learn_operation::{LearnedBinary, LearnedBinarySign};
 pub use binary_operation::{BinaryBatch, BinaryOperation, BinaryOutcome, BinaryStatistics, DeviceTargets, PackedMask};
 pub use emulator::{Emulator, Options};
 pub use fault::{Fault, FaultKind, Faults};
