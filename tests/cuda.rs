@@ -20,6 +20,8 @@ mod errors;
 mod graphs;
 #[path = "cuda/large.rs"]
 mod large;
+#[path = "cuda/learned.rs"]
+mod learned;
 #[allow(dead_code, reason = "what runs on the emulated device is not needed here")]
 #[path = "emulated_binary_learn/run.rs"]
 mod learned_run;
@@ -89,6 +91,9 @@ const TESTS: &[Test] = &[
     ("learned_multi_label_batches_are_bit_equal", binary_learned::repeated),
     ("sanitize_soft_targets_of_a_learner_are_recorded", binary_learned::soft_targets),
     ("multi_label_learners_out_of_range_are_refused", binary_learned::errors),
+    ("sanitize_learned_classes_of_every_team_agree", learned::every_team),
+    ("sanitize_learned_graphs_take_new_bounds", learned::graphs_take_new_bounds),
+    ("learned_shards_share_their_confidences", learned::shards),
     ("devices_are_named", errors::devices_are_named),
     ("memory_that_cannot_be_had_is_an_error", errors::out_of_memory),
 ];
