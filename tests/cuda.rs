@@ -80,6 +80,7 @@ const TESTS: &[Test] = &[
     ("operations_may_move_to_another_thread", streams::another_thread),
     ("sanitize_errors_leave_the_context_usable", errors::before_launch),
     ("wrong_arguments_of_a_batch_are_named", arguments::of_a_batch),
+    ("class_vectors_of_a_batch_take_the_problems_place", arguments::class_vectors_of_a_batch),
     ("sanitize_multi_label_formats_and_places_agree", binary::formats_and_places),
     ("sanitize_multi_label_options_agree", binary::options),
     ("sanitize_multi_label_corner_cases", binary::corners),

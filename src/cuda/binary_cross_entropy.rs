@@ -1,7 +1,7 @@
 //! Binary cross-entropy on a stream: prepared once, enqueued per batch.
 
 use super::batch::DevicePass;
-use super::binary_cross_entropy_batch::{DeviceBinaryBatch, DeviceTargets};
+use super::binary_cross_entropy_batch::{ClassVectors, DeviceBinaryBatch, DeviceTargets};
 use super::binary_cross_entropy_workspace::{BinaryClassStatisticsViews, BinarySetup, BinaryWorkspace};
 use super::binary_learned::{BinaryLearned, BinaryLearnedViews, check_setup};
 use super::cross_entropy_workspace::CapturedWorkspace;
@@ -117,7 +117,7 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
         check_tracking(&self.stream, Arc::get_mut(&mut self.workspace).is_none())?;
         let stream = &self.stream;
         let mut guards = Guards::new(stream);
-        let (own, own_learned) = BinaryWorkspace::addresses(&mut self.workspace, &mut guards);
+        let (own, mut own_learned) = BinaryWorkspace::addresses(&mut self.workspace, &mut guards);
         let at = guards.pass(&mut pass);
         let (targets, indices, source) = batch.targets.hold(&mut guards);
         let (upstream, device_upstream) = batch.upstream.hold(&mut guards);
@@ -127,7 +127,17 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
             None => (0, 0),
             Some(mask) => (guards.read(&mask.data), mask.stride),
         };
+        let ClassVectors { pos_weight, offset, positive, negative } = &batch.vectors;
+        let (positive, negative) =
+            (guards.read_or(own.positive, positive.as_ref()), guards.read_or(own.negative, negative.as_ref()));
+        for (sign, fixed) in own_learned.signs.iter_mut().zip([positive, negative]) {
+            sign.outputs.fixed = fixed;
+        }
         let addresses = BinaryAddresses {
+            pos_weight: guards.read_or(own.pos_weight, pos_weight.as_ref()),
+            offset: guards.read_or(own.offset, offset.as_ref()),
+            positive,
+            negative,
             logits: at.logits,
             gradient: at.gradient,
             targets,

@@ -45,6 +45,16 @@ pub struct DeviceBinaryBatch<'a, T> {
     pub(super) weights: Option<DeviceOperand<'a, T>>,
     pub(super) divisor: Option<DeviceScalar<'a>>,
     pub(super) upstream: DeviceUpstream<'a>,
+    pub(super) vectors: ClassVectors<'a>,
+}
+
+/// Numbers of the classes, `[C]` each, in place of the problem's.
+#[derive(Debug, Default)]
+pub(super) struct ClassVectors<'a> {
+    pub(super) pos_weight: Option<CudaView<'a, f32>>,
+    pub(super) offset: Option<CudaView<'a, f32>>,
+    pub(super) positive: Option<CudaView<'a, f32>>,
+    pub(super) negative: Option<CudaView<'a, f32>>,
 }
 
 impl<'a, T> From<DeviceTargets<'a, T>> for DeviceBinaryBatch<'a, T> {
@@ -57,7 +67,7 @@ impl<'a, T> DeviceBinaryBatch<'a, T> {
     /// Targets `[N, C]` in any of the formats.
     pub fn new(targets: DeviceTargets<'a, T>) -> Self {
         let upstream = DeviceUpstream::Scalar(DeviceScalar::Host(1.0));
-        Self { targets, mask: None, weights: None, divisor: None, upstream }
+        Self { targets, mask: None, weights: None, divisor: None, upstream, vectors: ClassVectors::default() }
     }
 
     /// Which entries are known, as packed bits `[N, ceil(C / 32)]`: 0 masks an entry. An entry is masked where the mask or a target of -1 says
@@ -70,6 +80,30 @@ impl<'a, T> DeviceBinaryBatch<'a, T> {
     /// Entry weights `w[N, C]`, each finite and `>= 0` where the entry is not masked. Default 1.
     pub fn weights(mut self, weights: DeviceOperand<'a, T>) -> Self {
         self.weights = Some(weights);
+        self
+    }
+
+    /// The weights of positives `P[C]`, each finite and `>= 0`, in place of the problem's.
+    pub fn pos_weight(mut self, weights: CudaView<'a, f32>) -> Self {
+        self.vectors.pos_weight = Some(weights);
+        self
+    }
+
+    /// `beta[C]` in place of that of the problem's perturbation.
+    pub fn offset(mut self, beta: CudaView<'a, f32>) -> Self {
+        self.vectors.offset = Some(beta);
+        self
+    }
+
+    /// `dpos[C]` in place of that of the problem's perturbation; a learned one adds to it.
+    pub fn positive(mut self, dpos: CudaView<'a, f32>) -> Self {
+        self.vectors.positive = Some(dpos);
+        self
+    }
+
+    /// `dneg[C]` in place of that of the problem's perturbation; a learned one adds to it.
+    pub fn negative(mut self, dneg: CudaView<'a, f32>) -> Self {
+        self.vectors.negative = Some(dneg);
         self
     }
 
@@ -146,6 +180,13 @@ impl<T: DeviceElement> DeviceBinaryBatch<'_, T> {
         }
         if let Some(weights) = &self.weights {
             weights.check("weights", n, c, context)?;
+        }
+        let ClassVectors { pos_weight, offset, positive, negative } = &self.vectors;
+        let names = [("pos_weight", pos_weight), ("offset", offset), ("positive", positive), ("negative", negative)];
+        for (name, vector) in names {
+            if let Some(vector) = vector {
+                check_vector(name, vector, c, context)?;
+            }
         }
         check_divisor(self.divisor.as_ref(), problem.reduction(), context)?;
         check_upstream(&self.upstream, problem.reduction(), n, context)

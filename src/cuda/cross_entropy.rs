@@ -242,10 +242,7 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
         let (upstream, upstreams) = batch.upstream.hold(&mut guards);
         let upstream_by_row = batch.upstream.is_by_row();
         let (divisor, divisor_at) = guards.scalar(batch.divisor.as_ref());
-        let classes = match &batch.class_weights {
-            None => own.weights.classes,
-            Some(weights) => guards.read(weights),
-        };
+        let classes = guards.read_or(own.weights.classes, batch.class_weights.as_ref());
         let addresses = Addresses {
             logits: at.logits,
             gradient: at.gradient,

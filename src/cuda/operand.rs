@@ -102,6 +102,11 @@ impl<'a> Guards<'a> {
         data.map_or(0, |data| self.read(data))
     }
 
+    /// The address of what is read, `own` where a batch brings nothing in its place.
+    pub(super) fn read_or<T>(&mut self, own: u64, data: Option<&'a CudaView<'_, T>>) -> u64 {
+        data.map_or(own, |data| self.read(data))
+    }
+
     pub(super) fn operand<T: DeviceElement>(&mut self, operand: Option<&'a DeviceOperand<'_, T>>) -> Operand {
         match operand {
             None => Operand::default(),

@@ -1,14 +1,17 @@
 //! What a batch brings beside its logits and may be wrong: a typed error by name, before anything is launched.
 
 use crate::batch::{Batch, dense};
-use crate::device::{Device, Placed, upload};
+use crate::device::{Device, Placed, download, upload};
 use crate::errors::{expect, is_conflict, is_shape, is_value};
 use libtest_mimic::Failed;
 use logit_perturb::cuda::{
-    CrossEntropyOp, DeviceBatch, DeviceLabels, DeviceMatrix, DeviceOperand, DevicePass, DeviceScalar, DeviceUpstream,
-    Setup,
+    BinaryCrossEntropyOp, BinarySetup, CrossEntropyOp, DeviceBatch, DeviceBinaryBatch, DeviceLabels, DeviceMatrix,
+    DeviceMatrixMut, DeviceOperand, DevicePass, DeviceScalar, DeviceTargets, DeviceUpstream, Setup,
 };
-use logit_perturb::{CrossEntropy, Error, Perturbation, Reduction};
+use logit_perturb::{
+    BinaryCrossEntropy, BinaryCrossEntropyBuilder, BinaryLearner, BinaryPerturbation, BinaryStep, Bound, CrossEntropy,
+    Error, Perturbation, Reduction, Split,
+};
 use logit_perturb_emulator::Gradient;
 
 type Op = CrossEntropyOp<f32>;
@@ -83,4 +86,49 @@ pub fn of_a_batch() -> Result<(), Failed> {
     }
     let mut op = good.operation::<f32>(device)?;
     good.compare(&good.run(device, &mut op, dense(c), Gradient::InPlace)?)
+}
+
+/// Multi-label numbers of the classes from the batch are what they would be from the problem; a learned perturbation adds to them.
+pub fn class_vectors_of_a_batch() -> Result<(), Failed> {
+    let device = Device::get();
+    let stream = &device.stream;
+    let (n, c) = (33, 40);
+    let numbers = |from: f64| -> Vec<f64> { (0..c).map(|k| from + k as f64 / 64.0).collect() };
+    let (pos_weight, beta, dpos, dneg) = (numbers(0.5), numbers(-0.25), numbers(0.125), numbers(-0.5));
+    let learner =
+        || BinaryLearner::new(BinaryStep::Raw, 0.25, Split::Confidence { tau: 0.4 }, Bound::Fixed { eps: 1.0 });
+    let vectors = BinaryPerturbation::none().offset(beta.clone()).positive(dpos.clone()).negative(dneg.clone());
+    let given = BinaryCrossEntropy::builder().pos_weight(pos_weight.clone()).perturbation(vectors);
+    let single = |numbers: &[f64]| stream.clone_htod(&numbers.iter().map(|&x| x as f32).collect::<Vec<_>>());
+    let [pos_weight, beta, dpos, dneg] = [single(&pos_weight)?, single(&beta)?, single(&dpos)?, single(&dneg)?];
+    let logits = stream.clone_htod(&(0..n * c).map(|i| (i * 37 % 101) as f32 / 16.0 - 3.0).collect::<Vec<f32>>())?;
+    let targets = stream.clone_htod(&(0..n * c).map(|i| i8::from(i % 3 == 0)).collect::<Vec<i8>>())?;
+    for learns in [false, true] {
+        let problem = |builder: BinaryCrossEntropyBuilder| match learns {
+            true => builder.learner(learner()?).build(),
+            false => builder.build(),
+        };
+        let mut found = Vec::new();
+        for from_batch in [false, true] {
+            let builder = if from_batch { BinaryCrossEntropy::builder() } else { given.clone() };
+            let setup = BinarySetup::new(c, n).loss_rows();
+            let mut op = BinaryCrossEntropyOp::<f32>::new(&device.kernels, stream, &problem(builder)?, setup)?;
+            let mut batch = DeviceBinaryBatch::new(DeviceTargets::I8(DeviceMatrix::new(targets.as_view(), n, c, c)?));
+            if from_batch {
+                batch = batch.pos_weight(pos_weight.as_view()).offset(beta.as_view());
+                batch = batch.positive(dpos.as_view()).negative(dneg.as_view());
+            }
+            let mut gradient = logits.clone();
+            let pass = DevicePass::InPlace(DeviceMatrixMut::new(gradient.as_view_mut(), n, c, c)?);
+            op.enqueue(pass, batch)?;
+            op.check()?;
+            let rows = op.loss_rows().ok_or("row losses were asked for")?;
+            let bits = |numbers: Vec<f32>| numbers.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            found.push((bits(download(stream, &rows)?), bits(download(stream, &gradient)?)));
+        }
+        if found[0] != found[1] {
+            return Err(format!("learning: {learns}: not the same bits").into());
+        }
+    }
+    Ok(())
 }

@@ -447,7 +447,7 @@ pub fn errors() -> Result<(), Failed> {
     let weights = |rows, c| floats(rows, c).map(DeviceOperand::F32);
     let rows = stream.clone_htod(&[1f32; 9])?;
     let csr = |rows: usize| DeviceTargets::Csr { offsets: list.slice(..rows + 1), indices: list.slice(..5) };
-    let cases: [(DeviceMatrix<'_, f32>, DeviceBinaryBatch<'_, f32>, &str); 10] = [
+    let cases: [(DeviceMatrix<'_, f32>, DeviceBinaryBatch<'_, f32>, &str); 14] = [
         (floats(9, 41)?, good()?, "columns"),
         (floats(10, 40)?, good()?, "at most the 9 prepared"),
         (floats(8, 40)?, good()?, "targets"),
@@ -458,6 +458,10 @@ pub fn errors() -> Result<(), Failed> {
         (floats(9, 40)?, good()?.divisor(2.0), "divisor"),
         (floats(9, 40)?, good()?.upstream(DeviceUpstream::Scalar(f64::NAN.into())), "upstream"),
         (floats(9, 40)?, good()?.upstream(DeviceUpstream::Rows(rows.as_view())), "upstream a row"),
+        (floats(9, 40)?, good()?.pos_weight(rows.as_view()), "pos_weight"),
+        (floats(9, 40)?, good()?.offset(rows.as_view()), "offset"),
+        (floats(9, 40)?, good()?.positive(rows.as_view()), "positive"),
+        (floats(9, 40)?, good()?.negative(rows.as_view()), "negative"),
     ];
     for (logits, batch, about) in cases {
         match op.enqueue(DevicePass::Forward(logits), batch) {
