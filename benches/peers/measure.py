@@ -94,13 +94,14 @@ REST = 2e-3  # seconds, in which the other's threads stop looking for work
 
 
 def in_turns(ours, theirs, pairs):
-    """Pairs of turns, one ours and one theirs. Each begins with a run that does not count and lasts some runs, so that a short one is not a
-    matter of how fast threads wake up. Both return the microseconds of a run. The median of theirs, and of the pairs' ratios of theirs to ours."""
+    """Pairs of turns, one ours and one theirs; both return the microseconds of a run. A turn begins with a run that does not count, so that it is
+    no matter of how fast threads wake up, and is as long as the best of some runs, so that it is none of what else the machine does. The median
+    of theirs, and of the pairs' ratios of theirs to ours."""
 
     def turn(run):
         time.sleep(REST)
         first = run()
-        return statistics.median(run() for _ in range(max(1, min(20, int(TURN / first)))))
+        return min(run() for _ in range(max(1, min(30, int(TURN / first)))))
 
     times = [(turn(ours), turn(theirs)) for _ in range(pairs)]
     return statistics.median(their_us for _, their_us in times), statistics.median(their_us / our_us for our_us, their_us in times)
@@ -123,3 +124,16 @@ def captured(call):
         return result
 
     return replay
+
+
+LAUNCHES = "cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaMemcpyAsync", "cudaMemsetAsync"
+
+
+def launches(call):
+    """What the call hands to the device: kernels, copies and fills."""
+    call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=list(torch.profiler.supported_activities())) as profile:
+        call()
+        torch.cuda.synchronize()
+    return sum(event.count for event in profile.key_averages() if event.key in LAUNCHES)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from measure import BASELINE, Rows, Timer, captured, in_turns
+from measure import BASELINE, Rows, Timer, captured, in_turns, launches
 from methods import authors_steps, binary_cross_entropy, cross_entropy, peers
 from ours import Ours
 
@@ -56,19 +56,21 @@ class Point:
         return f"{self.what} {self.variant} {self.dtype} {self.n}x{self.c}"
 
 
-def variants(c):
-    return ("plain", "shared", "class_matrix") if c <= MOST_MATRIX_CLASSES else ("plain", "shared")
-
-
 def gpu_points(megabytes=256, classes=LARGE_CLASSES, learner=LEARNER):
-    for dtype, torch_dtype in DTYPES.items():
-        def rows(c):
-            return megabytes * 2**20 // (c * torch_dtype.itemsize)
+    """In the order of worth, as far as the time goes."""
 
-        for n, c, small in [(n, c, True) for n, c in SMALL] + [(rows(c), c, False) for c in classes]:
-            yield from (Point("cross_entropy", variant, dtype, n, c, small) for variant in variants(c))
-        yield from (Point("binary_cross_entropy", "plain", dtype, rows(c), c) for c in BINARY_CLASSES)
+    def rows(c, dtype):
+        return megabytes * 2**20 // (c * DTYPES[dtype].itemsize)
+
     yield from (Point("learner", variant, "f32", n, c, True) for n, c in learner for variant in ("uniform", "skewed"))
+    for dtype in DTYPES:
+        yield from (Point("binary_cross_entropy", "plain", dtype, rows(c, dtype), c) for c in BINARY_CLASSES)
+    for variant in "plain", "shared", "class_matrix":
+        for dtype in DTYPES:
+            sizes = [(n, c, True) for n, c in SMALL] + [(rows(c, dtype), c, False) for c in classes]
+            for n, c, small in sizes:
+                if variant != "class_matrix" or c <= MOST_MATRIX_CLASSES:
+                    yield Point("cross_entropy", variant, dtype, n, c, small)
 
 
 def cpu_points(quick):
@@ -123,8 +125,9 @@ def errors(found, expected):
     (loss, gradient), (expected_loss, expected_gradient) = found, expected
     difference = (gradient.double() - expected_gradient).norm(dim=1)
     norms = expected_gradient.norm(dim=1)
-    ratios = ((loss.detach() - expected_loss).abs() / expected_loss, difference.norm() / norms.norm(), (difference / norms.clamp(min=norms.max() / 1e3)).max())
-    return [float(ratio) for ratio in ratios]
+    of_loss = (loss.detach() - expected_loss).abs() / expected_loss
+    of_rows = difference / norms.clamp(min=norms.max() / 1e3)
+    return [float(of_loss), float(difference.norm() / norms.norm()), float(of_rows.max())]
 
 
 def call_of(make, point, batch, timer):
@@ -147,7 +150,7 @@ def call_of(make, point, batch, timer):
     return call, restore
 
 
-def measure(name, make, point, batch, expected, timer, quick, ours):
+def measure(name, make, point, batch, expected, timer, rows, quick, ours):
     """The medians of runs with L2 flushed and, for a small batch, with L2 warm, each with the ratio to ours where that took turns; or a word
     why there are none."""
     try:
@@ -162,12 +165,14 @@ def measure(name, make, point, batch, expected, timer, quick, ours):
         if not all(error <= tolerance for error in found):
             return [("wrong result", None)]
         if ours:
-            return [in_turns(ours.us, lambda: timer.host_time(call), 2 if quick else 12)]
+            return [in_turns(ours.us, lambda: timer.host_time(call), 2 if quick else 15)]
         runs = 3 if quick else 50 if point.small else 20
         timer.times(call, 3, before=restore)
         times = [timer.times(call, runs, before=restore)]
         if point.small:
             times.append(timer.times(call, runs, flush=False, before=restore))
+        if point.what == "learner" and "torch-graph" not in name and timer.device == "cuda":
+            rows.write(launches(call), what="launches", variant=f"learner {point.variant}", dtype=point.dtype, n=point.n, c=point.c, peer=name)
         return [(statistics.median(each), None) for each in times]
     except torch.cuda.OutOfMemoryError:
         return [("out of memory", None)]
@@ -215,8 +220,9 @@ def main():
             for name, make in chosen.items():
                 against = (ours.loss, ours.gradient) if ours else expected
                 late |= time.monotonic() > deadline
-                results = [("not reached", None)] if late else measure(name, make, point, batch, against, timer, options.quick, ours)
-                for variant, (us, ratio) in zip([point.variant, f"{point.variant} warm"], results):
+                results = [("not reached", None)] if late else measure(name, make, point, batch, against, timer, rows, options.quick, ours)
+                way = f"{point.variant} graph" if "torch-graph" in name else point.variant
+                for variant, (us, ratio) in zip([way, f"{way} warm"], results):
                     failed |= us in ("wrong result", "failed")
                     row = dict(what=point.what, variant=variant, dtype=point.dtype, n=point.n, c=point.c)
                     our_us = known.get(tuple(str(value) for value in row.values()))

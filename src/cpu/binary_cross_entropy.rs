@@ -127,8 +127,7 @@ pub(super) struct Entries {
     /// 0 where masked.
     pub(super) targets: Vec<f64>,
     pub(super) known: Vec<bool>,
-    /// 1 where none were given.
-    weights: Vec<f64>,
+    weights: Option<Vec<f64>>,
 }
 
 impl Entries {
@@ -149,10 +148,7 @@ impl Entries {
                 }),
             }
         }))?;
-        let weights = match batch.weights {
-            None => vec![1.0; n * c],
-            Some(weights) => decode_weights(weights, &known, n, c)?,
-        };
+        let weights = batch.weights.map(|weights| decode_weights(weights, &known, n, c)).transpose()?;
         Ok(Self { columns: c, targets, known, weights })
     }
 }
@@ -186,6 +182,8 @@ struct Columns {
     positive: Vec<f64>,
     negative: Vec<f64>,
     pos_weight: Vec<f64>,
+    /// The weights of a row's entries where none are given.
+    ones: Vec<f64>,
 }
 
 /// Loss and derivative.
@@ -193,8 +191,9 @@ type Term = (f64, f64);
 
 impl Columns {
     fn new(problem: &BinaryCrossEntropy, learned: Option<&BinaryLearned>, c: usize) -> Self {
-        let pos_weight = problem.pos_weight().map_or_else(|| vec![1.0; c], <[f64]>::to_vec);
-        let mut columns = Self { offset: vec![0.0; c], positive: vec![0.0; c], negative: vec![0.0; c], pos_weight };
+        let (zeros, ones) = (vec![0.0; c], vec![1.0; c]);
+        let pos_weight = problem.pos_weight().map_or_else(|| ones.clone(), <[f64]>::to_vec);
+        let mut columns = Self { offset: zeros.clone(), positive: zeros.clone(), negative: zeros, pos_weight, ones };
         for class in 0..c {
             let (beta, dpos, dneg) = problem.perturbation().at(class);
             let (delta_pos, delta_neg) = learned.map_or((0.0, 0.0), |learned| learned.delta(class));
@@ -225,7 +224,7 @@ impl Columns {
             u,
             targets: &entries.targets[row.clone()],
             known: &entries.known[row.clone()],
-            weights: &entries.weights[row],
+            weights: entries.weights.as_ref().map_or(&self.ones, |weights| &weights[row]),
         };
         match (problem.focusing(), problem.negative_scale()) {
             (Some(focusing), _) => evaluate_row(self, &entries, &mut losses, gradient, Focused(focusing)),
@@ -247,13 +246,7 @@ struct Row<'a> {
 
 /// Losses and derivatives of a row.
 #[multiversion(targets = "simd")]
-fn evaluate_row(
-    columns: &Columns,
-    row: &Row<'_>,
-    losses: &mut [f64],
-    derivatives: &mut [f64],
-    terms: impl Terms,
-) {
+fn evaluate_row(columns: &Columns, row: &Row<'_>, losses: &mut [f64], derivatives: &mut [f64], terms: impl Terms) {
     // All of one length, which leaves no bounds to check.
     let c = row.u.len();
     let (u, targets, known, weights) = (&row.u[..c], &row.targets[..c], &row.known[..c], &row.weights[..c]);

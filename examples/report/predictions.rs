@@ -1,0 +1,135 @@
+//! What the plans and the table of registers let one predict of cross-entropy and binary cross-entropy on devices that were not at hand:
+//! `docs/performance.md` has the model and the table.
+
+use anyhow::{Context, Result};
+use logit_perturb::kernel::binary::BinaryPlan;
+use logit_perturb::kernel::{DType, Form, Limits, Plan, Regime};
+use std::collections::HashMap;
+
+const TABLE: &str = include_str!("../../kernels/registers.csv");
+const LOGITS: usize = 1 << 28;
+const REGISTERS: u32 = 65_536;
+const WARP: u32 = 32;
+/// Shared memory that a block takes for itself, bytes.
+const RESERVED: u32 = 1024;
+/// Of the data sheet's bandwidth, what a copy reaches at best.
+const ATTAINABLE: f64 = 0.9;
+/// From a load's issue to its data, microseconds.
+const LATENCY: f64 = 0.8;
+
+struct Device {
+    name: &'static str,
+    architecture: &'static str,
+    /// Bytes a microsecond.
+    bandwidth: f64,
+    limits: Limits,
+}
+
+fn devices() -> [Device; 3] {
+    let limits = |multiprocessors, most_shared: u32, cluster, threads, blocks| Limits {
+        multiprocessors,
+        shared_memory: 48 << 10,
+        row_shared: Limits::row_shared(most_shared << 10),
+        multiprocessor_shared: (most_shared + 1) << 10,
+        cluster,
+        resident_threads: threads,
+        resident_blocks: blocks,
+        block_threads: 1024,
+        labels_in_block: 16_384,
+        chunks: 4096,
+    };
+    [
+        Device { name: "H200", architecture: "90", bandwidth: 4.8e6, limits: limits(132, 227, 16, 2048, 32) },
+        Device { name: "A100 80 GB", architecture: "80", bandwidth: 2.04e6, limits: limits(108, 163, 1, 2048, 32) },
+        Device { name: "RTX 4090", architecture: "89", bandwidth: 1.01e6, limits: limits(128, 99, 1, 1536, 24) },
+    ]
+}
+
+/// Registers and static shared memory by architecture and variant.
+fn compiled() -> Result<HashMap<(String, String), (u32, u32)>> {
+    let mut table = HashMap::new();
+    for record in csv::Reader::from_reader(TABLE.as_bytes()).records() {
+        let record = record?;
+        table.insert((record[1].to_owned(), record[2].to_owned()), (record[3].parse()?, record[6].parse()?));
+    }
+    Ok(table)
+}
+
+/// How a kernel occupies a device.
+struct Footprint {
+    threads: u32,
+    shared: u32,
+    registers: u32,
+    blocks: u32,
+}
+
+impl Footprint {
+    fn new(device: &Device, variant: &str, threads: u32, shared: u32) -> Result<Self> {
+        let key = (device.architecture.to_owned(), variant.to_owned());
+        let (registers, fixed) = *compiled()?.get(&key).with_context(|| format!("{key:?} is not in the table"))?;
+        let limits = &device.limits;
+        let by_registers = REGISTERS / (registers.next_multiple_of(8) * threads.next_multiple_of(WARP));
+        let by_shared = limits.multiprocessor_shared / (shared + fixed + RESERVED);
+        let blocks = by_registers.min(by_shared).min(limits.resident_threads / threads).min(limits.resident_blocks);
+        Ok(Self { threads, shared, registers, blocks })
+    }
+
+    fn occupancy(&self, device: &Device) -> f64 {
+        f64::from(self.blocks * self.threads) / f64::from(device.limits.resident_threads)
+    }
+}
+
+/// Microseconds for so many bytes, of which so many are in flight on a multiprocessor; `None`: enough.
+fn predicted(device: &Device, bytes: usize, in_flight: Option<f64>) -> f64 {
+    let needed = device.bandwidth * LATENCY / f64::from(device.limits.multiprocessors);
+    let share = in_flight.map_or(ATTAINABLE, |in_flight| ATTAINABLE.min(in_flight / needed));
+    bytes as f64 / (device.bandwidth * share)
+}
+
+fn line(device: &Device, what: &str, how: &str, footprint: &Footprint, must: usize, moved: usize, us: f64) {
+    let Footprint { threads, shared, registers, blocks } = footprint;
+    println!(
+        "| {} | {what} | {how} | {threads} | {registers} | {:.1} | {blocks} | {:.0} % | {:.0} | {:.0} | {us:.0} us | not measured |",
+        device.name,
+        f64::from(*shared) / 1024.0,
+        100.0 * footprint.occupancy(device),
+        must as f64 / 1e6,
+        moved as f64 / 1e6,
+    );
+}
+
+/// Prints the table.
+pub fn print() -> Result<()> {
+    println!(
+        "| device | what | regime | threads | registers | shared KB | blocks | occupancy | must move, MB | moves, MB | predicted | measured |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
+    for device in devices() {
+        for dtype in [DType::F32, DType::BF16] {
+            for classes in [10, 100, 1000, 4096, 10_000, 32_768, 128_256, 262_144] {
+                let plan = Plan::new(Form::plain(dtype, classes), device.limits);
+                let footprint = Footprint::new(&device, &plan.variant.name(), plan.threads, plan.shared)?;
+                let rows = LOGITS / dtype.bytes() / classes;
+                let must = 2 * rows * classes * dtype.bytes() + 8 * rows;
+                let two_read = plan.regime() == Regime::TwoRead;
+                let moved = must + if two_read { rows * classes * dtype.bytes() } else { 0 };
+                let of_block = f64::from(plan.tile_rows) * (classes * dtype.bytes()) as f64 / f64::from(plan.cluster);
+                let in_flight = (!two_read).then_some(f64::from(footprint.blocks) * of_block);
+                let us = predicted(&device, moved, in_flight);
+                let what = format!("cross-entropy, {}, C = {classes}", dtype.name());
+                let clusters = if plan.cluster > 1 { format!(" of {}", plan.cluster) } else { String::new() };
+                let regime = format!("{:?}{clusters}", plan.regime());
+                line(&device, &what, &regime, &footprint, must, moved, us);
+            }
+            let classes = 1000;
+            let plan = BinaryPlan::new(classes, dtype, false, device.limits);
+            let footprint = Footprint::new(&device, &plan.variant().name(), plan.threads, 0)?;
+            let entries = LOGITS / dtype.bytes();
+            let must = 2 * LOGITS + entries;
+            let moved = must + entries;
+            let what = format!("binary cross-entropy, {}, C = {classes}, i8 targets", dtype.name());
+            line(&device, &what, "", &footprint, must, moved, predicted(&device, moved, None));
+        }
+    }
+    Ok(())
+}
