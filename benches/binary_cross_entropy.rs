@@ -40,7 +40,7 @@ struct Binary<T> {
 
 /// The target of an entry: scattered, and the same for every set.
 fn target(row: usize, class: usize) -> bool {
-    (row.wrapping_mul(31) ^ class.wrapping_mul(17)) % POSITIVE == 0
+    (row.wrapping_mul(31) ^ class.wrapping_mul(17)).is_multiple_of(POSITIVE)
 }
 
 impl<T: Number> Binary<T> {

@@ -5,8 +5,8 @@ use plotters::coord::ranged1d::{AsRangedCoord, SegmentValue, ValueFormatter};
 use plotters::prelude::*;
 use std::path::Path;
 
-/// Okabe and Ito's colours, which the colour-blind can tell apart.
-const COLOURS: [RGBColor; 7] = [
+/// Okabe and Ito's colours, which the colour-blind can tell apart, and a brown.
+const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
     RGBColor(0, 158, 115),
@@ -14,6 +14,7 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(213, 94, 0),
     RGBColor(86, 180, 233),
     RGBColor(110, 110, 110),
+    RGBColor(160, 120, 60),
 ];
 const INK: RGBColor = RGBColor(60, 60, 60);
 const GRID: RGBColor = RGBColor(228, 228, 228);
@@ -40,10 +41,11 @@ impl Chart {
         let mut svg = String::new();
         let backend = SVGBackend::with_string(&mut svg, (860, 560));
         // plotters' errors borrow from the drawing, so their text is all that can leave it.
+        // With room above for the legend.
         let drawn = if self.log {
-            self.draw(backend, categories, series, (low.min(1.0) / 1.5..high * 1.5).log_scale())
+            self.draw(backend, categories, series, (low.min(1.0) / 1.5..high * 8.0).log_scale())
         } else {
-            self.draw(backend, categories, series, 0.0..high * 1.1)
+            self.draw(backend, categories, series, 0.0..high * 1.5)
         };
         drawn.map_err(|error| anyhow!("cannot draw: {error}"))?;
         Ok(std::fs::write(path, svg)?)

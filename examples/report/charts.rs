@@ -15,8 +15,8 @@ type Points = BTreeMap<String, BTreeMap<Category, f64>>;
 /// In the order of the axis: C, then N.
 type Category = (u64, u64);
 
-fn points<'a>(
-    rows: &'a [Row],
+fn points(
+    rows: &[Row],
     category: impl Fn(&Row) -> Option<Category>,
     series: impl Fn(&Row) -> String,
     value: impl Fn(&Row) -> Option<f64>,
@@ -71,7 +71,7 @@ pub fn draw(device: &str, rows: &[Row], stem: &Path) -> Result<Vec<PathBuf>> {
             Chart {
                 title: "LPL, 40 steps: the peer's time over ours".into(),
                 x: "rows x classes",
-                y: "ratio",
+                y: "their time / ours",
                 log: true,
             },
             points(
@@ -84,7 +84,12 @@ pub fn draw(device: &str, rows: &[Row], stem: &Path) -> Result<Vec<PathBuf>> {
         ),
         (
             "loss-ratio",
-            Chart { title: "Losses: the peer's time over ours".into(), x: "rows x classes", y: "ratio", log: true },
+            Chart {
+                title: "Losses: the peer's time over ours".into(),
+                x: "rows x classes",
+                y: "their time / ours",
+                log: true,
+            },
             points(
                 rows,
                 |row| compared(row).filter(|_| row.what != "learner"),

@@ -1,9 +1,9 @@
-//! What the plans and the table of registers let one predict of cross-entropy and binary cross-entropy on devices that were not at hand:
-//! `docs/performance.md` has the model and the table.
+//! What the plans and the table of registers let one predict of devices that were not at hand: `docs/performance.md` has the model and the
+//! tables.
 
 use anyhow::{Context, Result};
 use logit_perturb::kernel::binary::BinaryPlan;
-use logit_perturb::kernel::{DType, Form, Limits, Plan, Regime};
+use logit_perturb::kernel::{DType, Form, LearnForm, LearnPlan, Limits, Plan, Regime};
 use std::collections::HashMap;
 
 const TABLE: &str = include_str!("../../kernels/registers.csv");
@@ -16,6 +16,14 @@ const RESERVED: u32 = 1024;
 const ATTAINABLE: f64 = 0.9;
 /// From a load's issue to its data, microseconds.
 const LATENCY: f64 = 0.8;
+
+const STEPS: f64 = 40.0;
+/// From one launch to the next in a graph, and a step's barriers and exponentials, microseconds.
+const LAUNCH: f64 = 2.0;
+const STEP: f64 = 1.5;
+/// What a multiprocessor reads a microsecond of its shared memory, and of L2, bytes.
+const SHARED_RATE: f64 = 128.0 * 1700.0;
+const L2_RATE: f64 = 64.0 * 1700.0;
 
 struct Device {
     name: &'static str,
@@ -89,7 +97,7 @@ fn predicted(device: &Device, bytes: usize, in_flight: Option<f64>) -> f64 {
 fn line(device: &Device, what: &str, how: &str, footprint: &Footprint, must: usize, moved: usize, us: f64) {
     let Footprint { threads, shared, registers, blocks } = footprint;
     println!(
-        "| {} | {what} | {how} | {threads} | {registers} | {:.1} | {blocks} | {:.0} % | {:.0} | {:.0} | {us:.0} us | not measured |",
+        "| {} | {what} | {how} | {threads} | {registers} | {:.1} | {blocks} | {:.0} % | {:.1} | {:.1} | {us:.0} us | not measured |",
         device.name,
         f64::from(*shared) / 1024.0,
         100.0 * footprint.occupancy(device),
@@ -98,12 +106,41 @@ fn line(device: &Device, what: &str, how: &str, footprint: &Footprint, must: usi
     );
 }
 
-/// Prints the table.
-pub fn print() -> Result<()> {
+/// The learner's time with labels uniform, or half of the rows in one class, which is one block's work.
+fn learner(device: &Device, (n, c): (usize, usize), skewed: bool) -> Result<()> {
+    let form = LearnForm { dtype: DType::F32, classes: c, aligned: true, general: false };
+    let plan = LearnPlan::new(form, device.limits);
+    let geometry = plan.geometry(n as i64);
+    let footprint = Footprint::new(device, &plan.variant.name(), geometry.threads, geometry.shared)?;
+    let classes = if skewed { 1.0 } else { c as f64 * (1.0 - (1.0 - 1.0 / c as f64).powf(n as f64)) };
+    let rows = if skewed { n as f64 / 2.0 } else { n as f64 / classes };
+    let resident = f64::from(footprint.blocks * device.limits.multiprocessors);
+    let waves = (classes / resident).ceil();
+    let beside = f64::from(footprint.blocks).min((classes / f64::from(device.limits.multiprocessors)).ceil());
+    // A step goes over a class's rows twice.
+    let fits = rows <= f64::from(plan.tile_rows(n as i64)) && plan.is_on_chip();
+    let rate = if fits { SHARED_RATE } else { L2_RATE };
+    let step = STEP + 2.0 * 4.0 * rows * c as f64 * beside / rate;
+    let must = 2 * 4 * n * c + 8 * n;
+    let once_more = must + 4 * n * c;
+    let moved = once_more + if fits { 0 } else { (STEPS * 4.0 * rows) as usize * c };
+    let us = 3.0 * LAUNCH + waves * STEPS * step + predicted(device, once_more, None);
+    let what = format!("learner, {n} x {c}, {}", if skewed { "skewed" } else { "uniform" });
+    let how = if fits { "in shared memory" } else { "read at every step" };
+    line(device, &what, how, &footprint, must, moved, us);
+    Ok(())
+}
+
+fn header() {
     println!(
         "| device | what | regime | threads | registers | shared KB | blocks | occupancy | must move, MB | moves, MB | predicted | measured |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
+}
+
+/// Prints the tables.
+pub fn print() -> Result<()> {
+    header();
     for device in devices() {
         for dtype in [DType::F32, DType::BF16] {
             for classes in [10, 100, 1000, 4096, 10_000, 32_768, 128_256, 262_144] {
@@ -129,6 +166,14 @@ pub fn print() -> Result<()> {
             let moved = must + entries;
             let what = format!("binary cross-entropy, {}, C = {classes}, i8 targets", dtype.name());
             line(&device, &what, "", &footprint, must, moved, predicted(&device, moved, None));
+        }
+    }
+    println!();
+    header();
+    for device in devices() {
+        for shape in [(128, 10), (128, 100), (1024, 100), (1024, 1000), (4096, 1000), (4096, 10_000)] {
+            learner(&device, shape, false)?;
+            learner(&device, shape, true)?;
         }
     }
     Ok(())
