@@ -6,8 +6,8 @@ use criterion::{BenchmarkId, Criterion};
 use device::softmax::Softmax;
 use device::{Bench, Inputs, Point, Result, SMALL, Work};
 use logit_perturb::kernel::{
-    Addresses, DType, Form, LabelType, LearnAddresses, LearnForm, LearnPlan, LearnSequence, Limits, Plan, Rule,
-    Sequence, Shape, Values,
+    Addresses, DType, Form, LabelType, LearnAddresses, LearnForm, LearnPlan, LearnSequence, LearnValues, Limits, Plan,
+    Rule, Sequence, Shape, Values,
 };
 use logit_perturb::{Bound, CrossEntropy, Learner, Split, Step};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -88,7 +88,16 @@ fn parameters() -> Result<bool> {
     let cross_entropy = || black_box(Sequence::new(&plain, &plan, &at, shape, Values::default()));
     let learn = || {
         let learner = (&learner, &rule);
-        black_box(LearnSequence::new(&learned, learner, &learn_plan, &at, &own, 0.0, shape, Values::default()))
+        black_box(LearnSequence::new(
+            &learned,
+            learner,
+            &learn_plan,
+            &at,
+            &own,
+            LearnValues::default(),
+            shape,
+            Values::default(),
+        ))
     };
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(100))

@@ -48,13 +48,13 @@ struct ClassTerms {
 };
 
 DEVICE void add_entry(const BinaryClassStatisticsArgs& args, const ClassTerms& of, i64 row, i32 column, Part& part) {
-    const u32* const mask = args.targets.mask;
-    if (mask && (load(mask + row * args.targets.mask_stride + column / 32) >> (column % 32) & 1u) == 0) return;
-    const float t = target_at(args.targets, row, column);
-    // Unknown or bad.
-    if (!(t >= 0.0f && t <= 1.0f)) return;
+    float t;
+    if (!is_known(args.targets, row, column, &t)) return;
     const float u = to_float(load_keep(args.logits + row * args.logits_stride + column));
-    const float v = u + of.offset + t * of.positive + (1.0f - t) * of.negative;
+    // A part with share 0 does not enter: a learned one can be NaN.
+    float v = u + of.offset;
+    if (t != 0.0f) v += t * of.positive;
+    if (t != 1.0f) v += (1.0f - t) * of.negative;
     const float weight = args.terms.weights.data ? operand_at(args.terms.weights, row, column) : 1.0f;
     const Term term = args.focusing ? any_term<true>(args.terms, v, t, of.pos_weight, weight)
                                     : any_term<false>(args.terms, v, t, of.pos_weight, weight);

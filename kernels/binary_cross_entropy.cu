@@ -72,6 +72,9 @@ DEVICE float share_of(const SlotTargets& targets, bool soft, i32 k) {
     return soft ? targets.soft.x[k] : static_cast<float>(targets.positive >> k & 1u);
 }
 
+// A part of a perturbation, by the target's share in it. One with share 0 does not enter: a learned one can be NaN.
+DEVICE float part_of(float share, float part) { return share == 0.0f ? 0.0f : share * part; }
+
 // v in place of u.
 DEVICE void perturb_slot(const BinaryTerms& terms, i32 first, i32 classes, const SlotTargets& targets, bool soft, Slot& x) {
     if (terms.offset) {
@@ -82,12 +85,12 @@ DEVICE void perturb_slot(const BinaryTerms& terms, i32 first, i32 classes, const
     if (terms.positive) {
         const Slot slot = vector_slot(terms.positive, first, classes);
         UNROLL
-        for (i32 k = 0; k < WIDTH; ++k) x.x[k] += share_of(targets, soft, k) * slot.x[k];
+        for (i32 k = 0; k < WIDTH; ++k) x.x[k] += part_of(share_of(targets, soft, k), slot.x[k]);
     }
     if (terms.negative) {
         const Slot slot = vector_slot(terms.negative, first, classes);
         UNROLL
-        for (i32 k = 0; k < WIDTH; ++k) x.x[k] += (1.0f - share_of(targets, soft, k)) * slot.x[k];
+        for (i32 k = 0; k < WIDTH; ++k) x.x[k] += part_of(1.0f - share_of(targets, soft, k), slot.x[k]);
     }
 }
 

@@ -7,15 +7,25 @@
 struct LearnArgs {
     // Loss, gradient and outputs; `saved` and `from_saved` are not looked at.
     CrossEntropyArgs outer;
-    // [N], [min(N, C)] and [1], as group_rows left them.
+    // [N], [min(N, C)], [1] and [min(N, C)], as group_rows left them.
     const u32* order;
-    const Group* groups;
-    const GroupList* list;
+    Group* groups;
+    GroupList* list;
+    const u32* by_team;
     // (3 + tile_rows) * C a block, where they are not in shared memory.
     float* scratch;
-    // [C] each, null where the confidences decide.
+    // What the blocks of a gang tell each other: a row of C a tile and one for all of them, and a number for each of these rows.
+    float* gang_sums;
+    double* gang_numbers;
+    // [C], null where the confidences decide.
     const i32* directions;
-    const u32* steps;
+    // [C], null where `eps` holds for every class.
+    const double* bounds;
+    // In place of `alpha` and `eps`, [1], or [C] where `eps_by_class`; null where those hold.
+    const float* alpha_at;
+    const float* eps_at;
+    // Of the first class with a step size or a bound out of its range: C less the class in the high half, the bound in the low one.
+    u64* bad_bound;
     // [C], null where there are none.
     double* running;
     // By group, null where not asked for: [min(N, C), C], and [min(N, C)] each.
@@ -25,20 +35,19 @@ struct LearnArgs {
     double* confidences;
     double momentum;
     double alpha;
-    // Of the bound by confidence.
     double eps;
+    // Of the bound by confidence, else 0.
     double delta_eps;
-    // For every class, where `steps` is null and the bound is not by confidence.
-    u32 same_steps;
-    i32 bound_by_confidence;
+    i32 eps_by_class;
     // Whether a step has length 1, and whether the groups come with their confidences.
     i32 unit_l2;
     i32 confidences_known;
-    // Rows of a tile.
+    // The most rows of a tile, and of a warp's.
     i32 tile_rows;
+    i32 warp_rows;
     i32 padding;
 };
-static_assert(sizeof(LearnArgs) == 456, "as in src/kernel/learn/args.rs");
+static_assert(sizeof(LearnArgs) == 504, "as in src/kernel/learn/args.rs");
 
 // The floats of a tile: in shared memory, or this block's part of global memory.
 #if ON_CHIP
@@ -78,15 +87,14 @@ struct Part {
 };
 static_assert(sizeof(Part) == 32, "as in src/kernel/learn/plan.rs");
 
-// A class's arrays. Columns of w, delta and g are those of one thread each, which alone writes them; w is read by all.
+// A class's arrays, of the team that has the class. Columns of w, delta and g are those of one thread each, which alone writes them; w is
+// read by all.
 struct Tile {
+    Team team;
     TileRow* rows;
     Part* parts_of;
-    // E, row by row, with the label's column as `combine_dots` leaves it; w, 0 in that column, so that E . w leaves the label out.
-    float* e;
+    // w, 0 in the label's column, so that E . w leaves the label out; behind it the other arrays.
     float* w;
-    float* delta;
-    float* g;
     // w of the label.
     float* label_w;
     i32 classes;
@@ -97,25 +105,26 @@ struct Tile {
     // Warps that share a row: few rows leave them to spare.
     i32 parts;
 
+    MEMBER float* delta() const { return w + classes; }
+    MEMBER float* g() const { return w + 2 * classes; }
+    // E of a row, with the label's column as `combine_dots` leaves it.
+    MEMBER float* e(i32 r) const { return w + static_cast<i64>(3 + r) * classes; }
+
     MEMBER void cut(i64 from, i32 rows_of_tile) {
         first = from;
         count = rows_of_tile;
         parts = 1;
-        const i32 warps = static_cast<i32>(block_threads() / WARP);
-        while (2 * parts * count <= warps && 2 * parts * static_cast<i32>(WARP) <= classes) parts *= 2;
+        while (2 * parts * count <= team.warps() && 2 * parts * static_cast<i32>(WARP) <= classes) parts *= 2;
     }
 };
 
 // Every part of a row that is this warp's.
-#define FOR_PARTS(tile, unit)                                                                                          \
-    for (i32 unit = static_cast<i32>(thread_index() / WARP); unit < (tile).count * (tile).parts;                       \
-         unit += static_cast<i32>(block_threads() / WARP))
+#define FOR_PARTS(tile, unit) \
+    for (i32 unit = (tile).team.warp(); unit < (tile).count * (tile).parts; unit += (tile).team.warps())
 // Every row of the tile that is this thread's.
-#define FOR_ROWS(tile, r)                                                                                              \
-    for (i32 r = static_cast<i32>(thread_index()); r < (tile).count; r += static_cast<i32>(block_threads()))
+#define FOR_ROWS(tile, r) for (i32 r = (tile).team.thread(); r < (tile).count; r += (tile).team.threads())
 // Every column that is this thread's.
-#define FOR_COLUMNS(tile, c)                                                                                           \
-    for (i32 c = static_cast<i32>(thread_index()); c < (tile).classes; c += static_cast<i32>(block_threads()))
+#define FOR_COLUMNS(tile, c) for (i32 c = (tile).team.thread(); c < (tile).classes; c += (tile).team.threads())
 // Every column of a part that is this lane's.
 #define FOR_LANE(tile, part, c)                                                                                        \
     for (i32 c = (part) * static_cast<i32>(WARP) + static_cast<i32>(thread_index() % WARP); c < (tile).classes;        \
@@ -141,7 +150,7 @@ DEVICE float read_part(const LearnArgs& args, const Tile& tile, const Row& row, 
     const CrossEntropyArgs& outer = args.outer;
     const Element* const logits = outer.logits + row.index * outer.logits_stride;
     const i32 shift = shift_of(logits), classes = tile.classes, step = tile.parts * static_cast<i32>(WARP);
-    float* const e = tile.e + static_cast<i64>(r) * classes;
+    float* const e = tile.e(r);
     float max = minus_infinity();
     i32 slot = part * static_cast<i32>(WARP) + static_cast<i32>(thread_index() % WARP);
     for (; first_column(slot, shift) < classes; slot += IN_FLIGHT * step) {
@@ -171,7 +180,7 @@ DEVICE float read_part(const LearnArgs& args, const Tile& tile, const Row& row, 
 DEVICE Part exp_part(const LearnArgs& args, const Tile& tile, const Row& row, i32 r, i32 part, float max, bool spread) {
     const CrossEntropyArgs& outer = args.outer;
     const i32 shift = shift_of(outer.logits + row.index * outer.logits_stride), classes = tile.classes;
-    float* const e = tile.e + static_cast<i64>(r) * classes;
+    float* const e = tile.e(r);
     Part sums = {0, max, 0.0f, 0.0f, 0.0f, classes, 0};
     i32 slot = part * static_cast<i32>(WARP) + static_cast<i32>(thread_index() % WARP);
     for (; first_column(slot, shift) < classes; slot += tile.parts * static_cast<i32>(WARP)) {
@@ -216,7 +225,7 @@ DEVICE double load_tile(const LearnArgs& args, const Tile& tile, bool finishing)
             if (part == 0) tile.rows[r].index = static_cast<u32>(row.index);
         }
     }
-    block_barrier();
+    team_barrier(tile.team);
     FOR_PARTS(tile, unit) {
         const i32 r = unit / tile.parts, part = unit % tile.parts;
         const Row row = row_at(args.outer, tile.rows[r].index);
@@ -238,7 +247,7 @@ DEVICE double load_tile(const LearnArgs& args, const Tile& tile, bool finishing)
             if (part == 0) tile.rows[r].max = max;
         }
     }
-    block_barrier();
+    team_barrier(tile.team);
     double confidence = 0.0;
     FOR_ROWS(tile, r) {
         TileRow* const row = tile.rows + r;
@@ -258,7 +267,7 @@ DEVICE double load_tile(const LearnArgs& args, const Tile& tile, bool finishing)
         row->top = sums.top < tile.classes ? sums.top : tile.label;
         confidence += static_cast<double>(row->label_e / (row->label_e + sums.others));
     }
-    block_barrier();
+    team_barrier(tile.team);
     return confidence;
 }
 
@@ -275,14 +284,14 @@ DEVICE void dot_parts(const LearnArgs& args, const Tile& tile, bool finishing) {
     const bool spread = finishing && is_spread(args.outer);
     FOR_PARTS(tile, unit) {
         const i32 r = unit / tile.parts, part = unit % tile.parts;
-        const float* const e = tile.e + static_cast<i64>(r) * tile.classes;
+        const float* const e = tile.e(r);
         float others = 0.0f, nearer = 0.0f;
         FOR_LANE(tile, part, c) others += get(e + c) * get(tile.w + c);
         others = warp_reduce(others, Sum());
         if (spread) {
             const Row row = row_at(args.outer, tile.rows[r].index);
-            const float of_top = get(tile.delta + tile.rows[r].top);
-            FOR_LANE(tile, part, c) nearer += weigh(weighted_target(args.outer, row, c), get(tile.delta + c) - of_top);
+            const float of_top = get(tile.delta() + tile.rows[r].top);
+            FOR_LANE(tile, part, c) nearer += weigh(weighted_target(args.outer, row, c), get(tile.delta() + c) - of_top);
             nearer = warp_reduce(nearer, Sum());
         }
         if (is_first_lane()) {
@@ -290,7 +299,7 @@ DEVICE void dot_parts(const LearnArgs& args, const Tile& tile, bool finishing) {
             tile.parts_of[unit].distance = nearer;
         }
     }
-    block_barrier();
+    team_barrier(tile.team);
 }
 
 // What a row gives to g: 1 / (E . w), and in E's label column minus the sum over the others, so that the label's entry never cancels.
@@ -298,30 +307,37 @@ DEVICE void combine_dots(const Tile& tile) {
     FOR_ROWS(tile, r) {
         const float others = others_of(tile, r);
         tile.rows[r].inverse = 1.0f / (others + tile.rows[r].label_e * *tile.label_w);
-        put(tile.e + static_cast<i64>(r) * tile.classes + tile.label, -others);
+        put(tile.e(r) + tile.label, -others);
     }
-    block_barrier();
+    team_barrier(tile.team);
 }
 
-// Adds a tile's rows to this thread's columns of g; after the last, g is the class's gradient. Returns what it adds to |g|^2.
-DEVICE float add_to_gradient(const Tile& tile, bool is_first, bool is_last, float share) {
-    float square = 0.0f;
-    FOR_COLUMNS(tile, c) {
-        float sum = is_first ? 0.0f : get(tile.g + c);
-        for (i32 r = 0; r < tile.count; ++r) sum += get(tile.e + static_cast<i64>(r) * tile.classes + c) * tile.rows[r].inverse;
-        if (is_last) {
-            sum *= c == tile.label ? share : get(tile.w + c) * share;
-            square += sum * sum;
-        }
-        put(tile.g + c, sum);
-    }
-    return square;
+// What the tile's rows give to g in one column, but for the factor w that all have in common.
+DEVICE float column_sum(const Tile& tile, i32 c) {
+    float sum = 0.0f;
+    for (i32 r = 0; r < tile.count; ++r) sum += get(tile.e(r) + c) * tile.rows[r].inverse;
+    return sum;
+}
+
+// g of a column of this thread, from the sum over all rows of the class; its square.
+DEVICE float set_gradient(const Tile& tile, i32 c, float sum, float share) {
+    const float g = sum * (c == tile.label ? share : get(tile.w + c) * share);
+    put(tile.g() + c, g);
+    return g * g;
 }
 
 // Sets delta and with it w, in a column of this thread.
 DEVICE void set_delta(const Tile& tile, i32 c, float delta) {
     const float w = exp_careful(delta);
-    put(tile.delta + c, delta);
+    put(tile.delta() + c, delta);
     put(tile.w + c, c == tile.label ? 0.0f : w);
     if (c == tile.label) *tile.label_w = w;
+}
+
+// A step along g [Alg. 1], of which this thread's columns have `square`.
+DEVICE void follow_gradient(const LearnArgs& args, const Tile& tile, float direction, double alpha, float square, float* scratch) {
+    float factor = direction * static_cast<float>(alpha);
+    if (args.unit_l2) factor /= fmaxf(sqrtf(team_reduce(tile.team, square, 0.0f, Sum(), scratch)), 1e-12f);
+    FOR_COLUMNS(tile, c) set_delta(tile, c, get(tile.delta() + c) + factor * get(tile.g() + c));
+    team_barrier(tile.team);
 }

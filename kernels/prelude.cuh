@@ -24,6 +24,9 @@ struct alignas(16) Pack {
 // Before a loop over an array that is to stay in registers.
 #define UNROLL _Pragma("unroll")
 #define KERNEL(name, Args) extern "C" __global__ void name(const __grid_constant__ Args args)
+// One whose blocks have at most so many threads, and of which a multiprocessor is to have registers for so many blocks.
+#define BOUNDED_KERNEL(threads, blocks, name, Args)                                                                    \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args args)
 #define SHARED(type, name, count) __shared__ type name[count]
 // Bytes that the launch chooses.
 #define DYNAMIC_SHARED(type, name)                                             \
@@ -82,6 +85,11 @@ DEVICE Pack load_keep(const Pack* from) {
 template <class T> DEVICE T load(const T* from) { return *from; }
 template <class T> DEVICE void store(T* to, T x) { *to = x; }
 // What another block stored: past the first-level cache.
+DEVICE float load_fresh(const float* from) {
+    float x;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(from) : "memory");
+    return x;
+}
 DEVICE double load_fresh(const double* from) {
     double x;
     asm volatile("ld.global.cg.f64 %0, [%1];" : "=d"(x) : "l"(from) : "memory");

@@ -1,5 +1,5 @@
-// All waiting between threads and between blocks, and what is built of it: warp, block and cluster reductions, and the ticket by which the
-// last block to finish learns that it is the last. Nothing else in kernels/ waits.
+// All waiting between threads and between blocks, and what is built of it: warp, block, team and cluster reductions, the ticket by which the
+// last block to finish learns that it is the last, and the barrier of a gang of blocks. Nothing else in kernels/ waits.
 #pragma once
 #include "prelude.cuh"
 
@@ -9,6 +9,8 @@
 #ifndef EMULATED
 
 DEVICE void block_barrier() { __syncthreads(); }
+// What a lane stored in shared memory before, every lane of the warp sees afterwards.
+DEVICE void warp_barrier() { __syncwarp(); }
 // Every lane of the warp takes part.
 template <class T> DEVICE T shuffle_xor(T x, u32 lanes) { return __shfl_xor_sync(0xffffffffu, x, lanes); }
 // Whoever sees what this thread stores or adds afterwards sees what it stored before.
@@ -16,7 +18,14 @@ DEVICE void device_fence() { __threadfence(); }
 DEVICE u32 atomic_add(u32* to, u32 x) { return atomicAdd(to, x); }
 DEVICE u64 atomic_add(u64* to, u64 x) { return atomicAdd(to, x); }
 DEVICE u64 atomic_min(u64* to, u64 x) { return atomicMin(to, x); }
+DEVICE u64 atomic_max(u64* to, u64 x) { return atomicMax(to, x); }
 DEVICE u32 atomic_or(u32* to, u32 x) { return atomicOr(to, x); }
+// As it is in memory now. A fence behind it orders what the thread reads next.
+DEVICE u32 atomic_load(const u32* from) {
+    u32 x;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(from) : "memory");
+    return x;
+}
 
 // Clusters are of sm_90 and later: before, a kernel that calls one of these does not assemble, and one that calls none is none the wiser.
 DEVICE u32 cluster_blocks() {
@@ -138,6 +147,64 @@ template <i32 COUNT, class Operation> DEVICE void cluster_reduce_each(float (&x)
     cluster_barrier();
     const u32 lane = thread_index() % WARP;
     for (i32 i = 0; i < COUNT; ++i) x[i] = warp_reduce(lane < cluster_blocks() ? load_peer(places + i, lane) : nothing, of);
+}
+
+// Threads that work on something of their own: a block, or one of its warps.
+struct Team {
+    bool is_warp;
+
+    MEMBER i32 threads() const { return static_cast<i32>(is_warp ? WARP : block_threads()); }
+    MEMBER i32 thread() const { return static_cast<i32>(is_warp ? thread_index() % WARP : thread_index()); }
+    MEMBER i32 warps() const { return threads() / static_cast<i32>(WARP); }
+    MEMBER i32 warp() const { return thread() / static_cast<i32>(WARP); }
+};
+
+DEVICE void team_barrier(Team team) {
+    if (team.is_warp) {
+        warp_barrier();
+    } else {
+        block_barrier();
+    }
+}
+
+// As block_reduce; a warp needs no scratch.
+template <class T, class Operation> DEVICE T team_reduce(Team team, T x, T nothing, Operation of, T* scratch) {
+    return team.is_warp ? warp_reduce(x, of) : block_reduce(x, nothing, of, scratch);
+}
+
+// Some blocks of a grid whose blocks are all resident, as a cooperative launch promises.
+struct Gang {
+    // 0 before the first barrier.
+    u32* arrived;
+    u32 members;
+    // Of this block in the gang.
+    u32 rank;
+    // How many have arrived once the barrier at hand is over.
+    u32 expected;
+};
+
+// All threads of the gang's blocks take part. What one of them stored before, each of them sees afterwards by loads past the first-level
+// cache.
+DEVICE void gang_barrier(Gang& gang) {
+    gang.expected += gang.members;
+    block_barrier();
+    if (thread_index() == 0) {
+        device_fence();
+        atomic_add(gang.arrived, 1u);
+        while (atomic_load(gang.arrived) < gang.expected) {}
+        // The other side of the fence above, as in last_block().
+        device_fence();
+    }
+    block_barrier();
+}
+
+// The next piece of work that no block has taken, in every thread of the block; `next` is 0 at first, `place` shared.
+DEVICE u32 take_work(u32* next, u32* place) {
+    // Whatever the block shares, `place` included, is free again.
+    block_barrier();
+    if (thread_index() == 0) *place = atomic_add(next, 1u);
+    block_barrier();
+    return *place;
 }
 
 // True in every thread of the block that comes last of the grid; `flag` is shared. What thread 0 of any block stored before is then seen

@@ -10,6 +10,9 @@
 #define TARGETS_I8 2
 #define TARGETS_U8 3
 #define TARGETS_BITS 4
+// As the first two where a learner wants each target to be 0 or 1.
+#define TARGETS_HARD_F32 5
+#define TARGETS_HARD_ELEMENT 6
 
 struct Targets {
     const void* data;
@@ -43,13 +46,24 @@ DEVICE u32 slot_bits(const u32* row, i32 first, i32 classes) {
 struct SlotTargets {
     u32 known;
     u32 bad;
-    // Where targets are hard: those that are 1.
+    // Those that are 1.
     u32 positive;
     // Where they are soft: their values where known, else 0.
     Slot soft;
 };
 
 DEVICE bool are_soft(const Targets& targets) { return targets.format <= TARGETS_ELEMENT; }
+DEVICE bool are_hard_floats(const Targets& targets) { return targets.format >= TARGETS_HARD_F32; }
+DEVICE Operand float_targets(const Targets& targets) {
+    const bool wide = targets.format == TARGETS_F32 || targets.format == TARGETS_HARD_F32;
+    const Operand operand = {targets.data, targets.stride, wide, 0};
+    return operand;
+}
+
+// Whether a number is a target.
+DEVICE bool is_target(const Targets& targets, float t) {
+    return are_hard_floats(targets) ? t == 0.0f || t == 1.0f : t >= 0.0f && t <= 1.0f;
+}
 
 #if DTYPE == F32
 typedef u32 ByteSlot;
@@ -100,13 +114,15 @@ DEVICE void read_bytes(const Targets& targets, i64 row, i32 first, SlotTargets& 
 }
 
 DEVICE void read_floats(const Targets& targets, i64 row, i32 first, SlotTargets& slot) {
-    const Operand operand = {targets.data, targets.stride, targets.format == TARGETS_F32, 0};
-    slot.soft = operand_slot(operand, row, first, targets.classes);
+    slot.soft = operand_slot(float_targets(targets), row, first, targets.classes);
     UNROLL
     for (i32 k = 0; k < WIDTH; ++k) {
         const float t = slot.soft.x[k];
         const u32 bit = 1u << k;
-        if (t >= 0.0f && t <= 1.0f && (slot.known & bit) != 0) continue;
+        if (is_target(targets, t) && (slot.known & bit) != 0) {
+            if (t == 1.0f) slot.positive |= bit;
+            continue;
+        }
         slot.soft.x[k] = 0.0f;
         if (t != -1.0f) slot.bad |= slot.known & bit;
         slot.known &= ~bit;
@@ -123,7 +139,7 @@ DEVICE SlotTargets read_targets(const Targets& targets, i64 row, i32 first) {
     if (targets.format == TARGETS_BITS) {
         const u32* const bits = static_cast<const u32*>(targets.data) + row * targets.stride;
         slot.positive = slot.known & slot_bits(bits, first, targets.classes);
-    } else if (are_soft(targets)) {
+    } else if (are_soft(targets) || are_hard_floats(targets)) {
         read_floats(targets, row, first, slot);
     } else {
         read_bytes(targets, row, first, slot);
@@ -176,11 +192,16 @@ DEVICE float target_at(const Targets& targets, i64 row, i32 column) {
         const u32* const bits = static_cast<const u32*>(targets.data) + row * targets.stride;
         return static_cast<float>(load(bits + column / 32) >> (column % 32) & 1u);
     }
-    default: {
-        const Operand operand = {targets.data, targets.stride, targets.format == TARGETS_F32, 0};
-        return operand_at(operand, row, column);
+    default: return operand_at(float_targets(targets), row, column);
     }
-    }
+}
+
+// Whether an entry is known, and its target then.
+DEVICE bool is_known(const Targets& targets, i64 row, i32 column, float* t) {
+    const u32* const mask = targets.mask;
+    if (mask && (load(mask + row * targets.mask_stride + column / 32) >> (column % 32) & 1u) == 0) return false;
+    *t = target_at(targets, row, column);
+    return is_target(targets, *t);
 }
 
 // Takes a launch's finds into the errors, in one thread of its last block, and clears them. True where the first is new: what it is, is to

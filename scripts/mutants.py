@@ -38,9 +38,13 @@ README = ROOT / "tests/mutants/README.md"
 # Which tests a file's mutants have to face (of each test target, those whose names begin so), and which variants they are made of: tests run
 # the others unchanged. Together these hold every line of the file.
 SOFTMAX_TESTS = {"emulated": "", "emulated_edges": "", "grid": "emulated::cross_entropy"}
-SIGMOID_TESTS = {"emulated_binary": "", "grid": "emulated::binary"}
-SIGMOID = "(decode_targets|binary_.*)_(f32|bf16).*"
+SIGMOID_TESTS = {"emulated_binary": "", "emulated_binary_learn": "", "grid": "emulated::binary"}
+SIGMOID = "(decode_targets|binary_.*|learn_binary_.*)_(f32|bf16).*"
 PROOFS = [
+    (
+        r"(binary_confidences|learn_binary_cross_entropy)\.cu|binary_learner\.cuh", {"emulated_binary_learn": ""},
+        "(binary_confidences|learn_binary_cross_entropy)_(f32|bf16)",
+    ),
     (r"(binary_.*|decode_targets)\.cu|(sigmoid|targets|running_sum)\.cuh", SIGMOID_TESTS, SIGMOID),
     (r"tally_labels\.cu", SOFTMAX_TESTS, "tally"),
     (r"class_statistics\.cu", SOFTMAX_TESTS, "class_statistics"),
@@ -51,16 +55,24 @@ PROOFS = [
         "cross_entropy_bf16_shared_general",
     ),
     (
-        r"(group_rows|learn_cross_entropy)\.cu|(groups|learn_tile)\.cuh", {"emulated_learn": ""},
+        r"(group_rows|learn_cross_entropy)\.cu|(groups|learn_.*)\.cuh", {"emulated_learn": ""},
         "group_rows|learn_cross_entropy_f32_.*|learn_cross_entropy_bf16_shared_general",
     ),
     (
-        r".*", {**SOFTMAX_TESTS, "emulated_binary": "", "emulated_learn": ""},
+        r".*", {**SOFTMAX_TESTS, "emulated_binary": "", "emulated_binary_learn": "", "emulated_learn": ""},
         "tally|class_statistics|cross_entropy_f32_(tile_general|warp_4|cluster_general|two_read)|cross_entropy_bf16_(tile|shared_general)|"
         + SIGMOID + "|group_rows|learn_cross_entropy_f32_shared_general",
     ),
 ]
-TEST_TARGETS = ["emulated", "emulated_edges", "emulated_binary", "emulated_learn", "grid"]
+# What a mutant is made of at first, as far as it is among the above: most are killed by then.
+FEW = (
+    "tally|class_statistics|cross_entropy_f32_(tile|cluster_general)|"
+    "(decode_targets|binary_class_statistics|binary_confidences|binary_cross_entropy|learn_binary_cross_entropy)_f32|"
+    "group_rows|learn_cross_entropy_f32_shared"
+)
+TEST_TARGETS = ["emulated", "emulated_edges", "emulated_binary", "emulated_binary_learn", "emulated_learn", "grid"]
+
+LIBRARY = "libkernels.so"
 
 COLUMNS = ["file", "line", "mutation", "outcome", "killed_by"]
 
@@ -268,7 +280,8 @@ class Bench:
         self.units = self.read_units(Path(outs[0]) / "sources")
         self.objects = {}
         self.precompile()
-        library = self.build(KERNELS, work / "unchanged")
+        library = work / "unchanged" / LIBRARY
+        self.build(KERNELS, library.parent, lambda name: True)
         linker = work / "linker"
         # Before everything else, so that no kernel is taken from the emulator's archive.
         linker.write_text(f'#!/bin/sh\nexec {os.environ.get("CC", "cc")} -Wl,--no-as-needed {library} "$@"\n')
@@ -306,12 +319,14 @@ class Bench:
         to = self.work / "runtime.hpp.gch"
         subprocess.run(self.compiler(KERNELS, "-x", "c++-header", str(header), "-o", str(to)), check=True)
 
-    def build(self, kernels, folder, variants=".*"):
-        """The kernels of a folder as a shared library. Units of other variants, or that the change does not reach, are as they were."""
+    def build(self, kernels, folder, variants):
+        """The kernels of a folder as a shared library. Units of other variants, or that the change does not reach, are as they were; returns the
+        names of those that are not."""
         folder.mkdir(exist_ok=True)
         objects = []
+        built = set()
         for name, text in self.units.items():
-            if name in self.objects and not re.fullmatch(variants, name):
+            if name in self.objects and not variants(name):
                 objects.append(self.objects[name][1])
                 continue
             text = text.replace("@KERNELS@", str(kernels))
@@ -328,12 +343,13 @@ class Bench:
             if done.returncode != 0:
                 raise DoesNotCompile(done.stderr)
             objects.append(to)
+            built.add(name)
             if kernels == KERNELS:
                 self.objects[name] = (pure, to)
-        library = folder / "libkernels.so"
+        library = folder / LIBRARY
         soname = f"-Wl,-soname,{library.name}"
         subprocess.run([*self.cxx, "-shared", soname, "-o", str(library), *map(str, objects)], check=True)
-        return library
+        return built
 
     def link(self, name, linker):
         """A test binary that takes the kernels from the library: it and the names of its tests."""
@@ -345,24 +361,28 @@ class Bench:
         listed = subprocess.run([copy, "--list"], env=environment, capture_output=True, text=True, check=True).stdout
         return [(copy, test) for test in re.findall(r"^(.+?) *: test$", listed, re.M) if not test.startswith("cpu::")]
 
-    def run_test(self, test, folder, limit):
+    def run_test(self, test, folder, limit, **environment):
         """How a test ends with the library of a folder: its return code."""
         binary, name = test
         # A limit on the processor's time, which does not depend on what else the machine does.
         command = ["sh", "-c", f'ulimit -S -t {limit}; exec "$@"', "sh", str(binary), "--exact", name, "--test-threads=1"]
-        environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), "RUST_BACKTRACE": "0"}
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), "RUST_BACKTRACE": "0", **environment}
         return subprocess.run(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
         ).returncode
 
     def time_tests(self, folder):
-        """Sorts the tests by the time they take, and requires that they pass."""
+        """Sorts the tests by the time they take, requires that they pass, and notes which kernels they launch."""
+        self.launched = {}
 
         def timed(test):
-            start = time.monotonic()
-            if self.run_test(test, folder, 600) != 0:
-                sys.exit(f"{test[1]} fails without a mutant")
-            return time.monotonic() - start, test
+            with tempfile.NamedTemporaryFile("r", dir=self.work) as names:
+                start = time.monotonic()
+                if self.run_test(test, folder, 600, EMULATOR_LAUNCHED=names.name) != 0:
+                    sys.exit(f"{test[1]} fails without a mutant")
+                seconds = time.monotonic() - start
+                self.launched[test] = set(names.read().split())
+            return seconds, test
 
         with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
             times = sorted(pool.map(timed, self.tests))
@@ -375,20 +395,22 @@ class Bench:
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             kernels = Path(folder) / "kernels"
             apply(mutant, kernels)
-            targets, variants = proof_of(mutant.file)
-            try:
-                self.build(kernels, Path(folder), variants)
-            except DoesNotCompile as error:
-                return "does not compile", next(line for line in str(error).splitlines() if "error" in line)
-            # What has killed many is likely to kill the next.
+            targets, all_variants = proof_of(mutant.file)
             tests = [test for test in self.tests if test[1].startswith(targets.get(test[0].name, "none"))]
-            for test in sorted(tests, key=lambda test: (test[1] != first, -self.kills[test])):
-                code = self.run_test(test, folder, self.limit[test])
-                if code == 0:
-                    continue
-                self.kills[test] += 1
-                note = NOTES.get(code, " (crashes)")
-                return "killed", test[1] + note
+            for few in (FEW, ".*"):
+                try:
+                    built = self.build(kernels, Path(folder), lambda name: re.fullmatch(all_variants, name) and re.fullmatch(few, name))
+                except DoesNotCompile as error:
+                    return "does not compile", next(line for line in str(error).splitlines() if "error" in line)
+                # A test that launches none of them has nothing to find. What has killed many is likely to kill the next.
+                facing = [test for test in tests if self.launched[test] & built]
+                for test in sorted(facing, key=lambda test: (test[1] != first, -self.kills[test])):
+                    code = self.run_test(test, folder, self.limit[test])
+                    if code == 0:
+                        continue
+                    self.kills[test] += 1
+                    note = NOTES.get(code, " (crashes)")
+                    return "killed", test[1] + note
         return "survived", ""
 
 

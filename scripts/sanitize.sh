@@ -2,7 +2,8 @@
 # Replays launches of the kernels in the emulator under the address and undefined-behaviour sanitizers, and under the thread sanitizer.
 #
 # usage: scripts/sanitize.sh [RECORDS]
-#   RECORDS  a folder of launches (emulator option `record`); without it those of the short rows of tests/grid are recorded first.
+#   RECORDS  a folder of launches (emulator option `record`); without it those of the short rows of tests/grid and of the multi-label learner's
+#            random batches are recorded first.
 # CXX names the compiler, JOBS how many run at a time. Ends with an error if any launch fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,6 +17,8 @@ if [ $# -ge 1 ]; then
 else
     records=$work/records
     EMULATOR_RECORDS=$records cargo test --quiet --locked --test grid emulated::
+    EMULATOR_RECORDS=$records cargo test --quiet --locked --test emulated_binary_learn every_option
+    EMULATOR_RECORDS=$records cargo test --quiet --locked --test emulated_learn work_is_taken
 fi
 mapfile -t launches < <(find "$records" -name '*.launch' | sort)
 [ ${#launches[@]} -gt 0 ] || { echo "no launches in $records" >&2; exit 1; }

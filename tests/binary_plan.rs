@@ -52,10 +52,10 @@ const ROWS: [i64; 9] = [0, 1, 7, 100, 1000, 33_000, 1 << 20, (1 << 24) + 5, 1 <<
 fn no_plan_asks_for_more_than_the_device_has() {
     for (at, limits, plan) in all_plans() {
         let fits = |geometry: Geometry, what: &str| {
-            let Geometry { grid, threads, shared, cluster } = geometry;
+            let Geometry { grid, threads, shared, cluster, cooperative } = geometry;
             assert!(threads.is_power_of_two() && (32..=limits.block_threads).contains(&threads), "{at}, {what}");
             assert!((1..=limits.multiprocessors * limits.resident_blocks).contains(&grid), "{at}, {what}: {grid}");
-            assert_eq!((shared, cluster), (0, 1));
+            assert_eq!((shared, cluster, cooperative), (0, 1, false));
         };
         for rows in ROWS {
             fits(plan.geometry(rows), "main");

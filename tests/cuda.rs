@@ -8,6 +8,8 @@ mod arguments;
 mod batch;
 #[path = "cuda/binary.rs"]
 mod binary;
+#[path = "cuda/binary_learned.rs"]
+mod binary_learned;
 #[path = "cuda/corners.rs"]
 mod corners;
 #[path = "cuda/device.rs"]
@@ -18,6 +20,11 @@ mod errors;
 mod graphs;
 #[path = "cuda/large.rs"]
 mod large;
+#[path = "cuda/learned.rs"]
+mod learned;
+#[allow(dead_code, reason = "what runs on the emulated device is not needed here")]
+#[path = "emulated_binary_learn/run.rs"]
+mod learned_run;
 #[path = "cuda/options.rs"]
 mod options;
 #[path = "cuda/outputs.rs"]
@@ -29,6 +36,7 @@ mod streams;
 #[path = "cuda/values.rs"]
 mod values;
 
+use binary::case;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -78,6 +86,14 @@ const TESTS: &[Test] = &[
     ("sanitize_bad_targets_are_recorded_until_checked", binary::bad_targets),
     ("sanitize_multi_label_graphs_replay_with_new_targets", binary::graphs),
     ("sanitize_multi_label_errors_leave_the_operation_usable", binary::errors),
+    ("sanitize_learned_multi_label_batches_agree", binary_learned::batches),
+    ("strips_that_are_read_again_for_every_step_agree", binary_learned::streamed),
+    ("learned_multi_label_batches_are_bit_equal", binary_learned::repeated),
+    ("sanitize_soft_targets_of_a_learner_are_recorded", binary_learned::soft_targets),
+    ("multi_label_learners_out_of_range_are_refused", binary_learned::errors),
+    ("sanitize_learned_classes_of_every_team_agree", learned::every_team),
+    ("sanitize_learned_graphs_take_new_bounds", learned::graphs_take_new_bounds),
+    ("learned_shards_share_their_confidences", learned::shards),
     ("devices_are_named", errors::devices_are_named),
     ("memory_that_cannot_be_had_is_an_error", errors::out_of_memory),
 ];

@@ -1,6 +1,6 @@
 //! The learned class-level perturbation on the emulated device, against the f64 reference and an evaluation that shares no code with the crate
-//! (`common::softmax`), at the accuracy of SPEC 6: every split, bound, step, fixed form, element type and outer option, classes on chip and
-//! streamed, in shared and in global memory.
+//! (`common::softmax`), at the accuracy of SPEC 6: every split, bound, step, fixed form, element type and outer option; classes that a
+//! warp, a block or a gang of blocks takes, on chip and streamed, in shared and in global memory.
 
 #[allow(dead_code, reason = "the multi-label half")]
 mod common;
@@ -10,6 +10,8 @@ mod corners;
 mod run;
 #[path = "emulated_learn/structure.rs"]
 mod structure;
+#[path = "emulated_learn/teams.rs"]
+mod teams;
 #[path = "common/tiny.rs"]
 #[allow(dead_code, reason = "the regimes of cross-entropy are not the learner's")]
 mod tiny;

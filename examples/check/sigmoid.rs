@@ -1,6 +1,7 @@
 //! Multi-label cases as the kernels take them, and on the emulated device.
 
 use super::kernel_batch::{Output, logits, refused, single};
+use super::learned::Learned;
 use logit_perturb::BinaryCrossEntropy;
 use logit_perturb::kernel::binary::check_binary_supported;
 use logit_perturb::kernel::{DType, Limits};
@@ -62,6 +63,7 @@ impl<'a> Batch<'a> {
         };
         let operation = BinaryOperation::new(&mut emulator, self.problem, &on_device);
         let outcome = operation.run(&mut emulator).map_err(|faults| faults.to_string())?;
-        Ok(Output { loss: outcome.loss, loss_rows: outcome.loss_rows, gradient: outcome.gradient, learned: None })
+        let learned = outcome.learned.map(Learned::of_emulated_signs);
+        Ok(Output { loss: outcome.loss, loss_rows: outcome.loss_rows, gradient: outcome.gradient, learned })
     }
 }

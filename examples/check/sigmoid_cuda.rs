@@ -1,10 +1,11 @@
 //! Multi-label cases on a CUDA device.
 
 use super::kernel_batch::Output;
+use super::learned::{Learned, LearnedSign};
 use super::sigmoid::Batch;
 use logit_perturb::cuda::{
     BinaryCrossEntropyOp, BinarySetup, DeviceBinaryBatch, DeviceElement, DeviceMatrix, DeviceMatrixMut, DeviceOperand,
-    DevicePass, DeviceTargets, DeviceUpstream, Kernels,
+    DevicePass, DeviceTargets, DeviceUpstream, Kernels, LearnedSignViews,
 };
 use logit_perturb::cudarc::driver::{CudaStream, ValidAsZeroBits};
 use logit_perturb::half::{bf16, f16};
@@ -30,6 +31,7 @@ fn run_as<T: DeviceElement + ValidAsZeroBits>(
 ) -> Result<Output, Box<dyn Error>> {
     let (n, c) = (batch.rows, batch.classes);
     let setup = BinarySetup::new(c, n).loss_rows();
+    let setup = if batch.problem.learner().is_some() { setup.learned() } else { setup };
     let mut op = BinaryCrossEntropyOp::<T>::new(kernels, stream, batch.problem, setup)?;
     // One element more than the batch has: an allocation of none is refused.
     let upload = |data: &[f32]| stream.clone_htod(&[data, &[0.0]].concat());
@@ -50,10 +52,18 @@ fn run_as<T: DeviceElement + ValidAsZeroBits>(
     op.enqueue(pass, on_device.upstream(DeviceUpstream::Scalar(batch.upstream.into())))?;
     op.check()?;
     let loss_rows = op.loss_rows().ok_or("the row losses were asked for and are not there")?;
+    let sign = |views: LearnedSignViews<'_>| {
+        let (delta, steps) = (stream.clone_dtoh(&views.delta)?, stream.clone_dtoh(&views.steps)?);
+        Ok::<_, Box<dyn Error>>(LearnedSign { delta, steps })
+    };
+    let learned = match op.learned() {
+        None => None,
+        Some(views) => Some(Learned::Signs([sign(views.positive)?, sign(views.negative)?])),
+    };
     Ok(Output {
         loss: stream.clone_dtoh(&op.loss())?[0],
         loss_rows: stream.clone_dtoh(&loss_rows)?,
         gradient: stream.clone_dtoh(&gradient)?.into_iter().map(wide).collect(),
-        learned: None,
+        learned,
     })
 }

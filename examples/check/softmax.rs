@@ -1,11 +1,13 @@
 //! Cross-entropy cases as the kernels take them, and on the emulated device.
 
 use super::kernel_batch::{Output, logits, refused, single};
-use super::learned::Learned;
+use super::learned::{Learned, LearnedClasses};
 use logit_perturb::kernel::{DType, Limits, check_supported};
 use logit_perturb::{CrossEntropy, Labels, Perturbation};
 use logit_perturb_cases::Case;
-use logit_perturb_emulator::{Beside, Emulator, Given, Gradient, LearnOperation, Operation, Options, Rows};
+use logit_perturb_emulator::{
+    Beside, Emulator, Given, Gradient, LearnInputs, LearnOperation, Operation, Options, Rows,
+};
 
 /// A batch that the kernels take.
 pub struct Batch<'a> {
@@ -59,9 +61,9 @@ impl<'a> Batch<'a> {
             ..logit_perturb_emulator::Batch::new(&self.logits, self.classes, Labels::I64(self.labels), limits)
         };
         let (outcome, learned) = if self.problem.learner().is_some() {
-            let operation = LearnOperation::new(&mut emulator, self.problem, &on_device, None);
+            let operation = LearnOperation::new(&mut emulator, self.problem, &on_device, LearnInputs::default());
             let outcome = operation.run(&mut emulator).map_err(|faults| faults.to_string())?;
-            (outcome.outcome.clone(), Some(Learned::of_emulated(outcome)))
+            (outcome.outcome.clone(), Some(Learned::Classes(LearnedClasses::of_emulated(outcome))))
         } else {
             let operation = Operation::new(&mut emulator, self.problem, &on_device);
             (operation.run(&mut emulator).map_err(|faults| faults.to_string())?, None)

@@ -1,7 +1,7 @@
 //! Cross-entropy cases on a CUDA device.
 
 use super::kernel_batch::Output;
-use super::learned::Learned;
+use super::learned::{Learned, LearnedClasses};
 use super::softmax::Batch;
 use logit_perturb::cuda::{
     CrossEntropyOp, DeviceBatch, DeviceElement, DeviceLabels, DeviceMatrix, DeviceMatrixMut, DeviceOperand, DevicePass,
@@ -71,7 +71,7 @@ fn run_as<T: DeviceElement>(
         None => None,
         Some(views) => {
             let p = stream.clone_dtoh(&views.count)?[0] as usize;
-            let mut learned = Learned {
+            let mut learned = LearnedClasses {
                 classes: stream.clone_dtoh(&views.classes)?,
                 delta: stream.clone_dtoh(&views.delta)?,
                 direction: stream.clone_dtoh(&views.direction)?,
@@ -84,7 +84,7 @@ fn run_as<T: DeviceElement>(
             learned.direction.truncate(p);
             learned.steps.truncate(p);
             learned.confidence.truncate(p);
-            Some(learned)
+            Some(Learned::Classes(learned))
         }
     };
     Ok(Output {

@@ -21,9 +21,10 @@ const STEPS: f64 = 40.0;
 /// From one launch to the next in a graph, and a step's barriers and exponentials, microseconds.
 const LAUNCH: f64 = 2.0;
 const STEP: f64 = 1.5;
-/// What a multiprocessor reads a microsecond of its shared memory, and of L2, bytes.
+/// A gang's, of which a step has two.
+const GRID_BARRIER: f64 = 1.5;
+/// What a multiprocessor reads a microsecond of its shared memory, bytes.
 const SHARED_RATE: f64 = 128.0 * 1700.0;
-const L2_RATE: f64 = 64.0 * 1700.0;
 
 struct Device {
     name: &'static str,
@@ -106,28 +107,61 @@ fn line(device: &Device, what: &str, how: &str, footprint: &Footprint, must: usi
     );
 }
 
-/// The learner's time with labels uniform, or half of the rows in one class, which is one block's work.
+/// Who has a class of so many rows.
+enum Team {
+    Warp,
+    Block,
+    /// So many blocks.
+    Gang(f64),
+}
+
+/// Microseconds of all steps of so many classes of so many rows each.
+fn steps(
+    device: &Device,
+    plan: &LearnPlan,
+    footprint: &Footprint,
+    (n, c): (usize, usize),
+    classes: f64,
+    rows: f64,
+) -> f64 {
+    let (tile, multiprocessors) = (f64::from(plan.tile_rows(n as i64)), f64::from(device.limits.multiprocessors));
+    let team = match rows {
+        rows if rows <= f64::from(plan.warp_rows(n as i64)) => Team::Warp,
+        rows if rows <= tile => Team::Block,
+        rows => Team::Gang((rows / tile).ceil()),
+    };
+    let (side_by_side, rows, barriers) = match team {
+        Team::Warp => (footprint.blocks * footprint.threads / WARP, rows, 0.0),
+        Team::Block => (footprint.blocks, rows, 0.0),
+        Team::Gang(_) => (footprint.blocks, tile, 2.0 * GRID_BARRIER),
+    };
+    let parts = if let Team::Gang(blocks) = team { classes * blocks } else { classes };
+    let beside = f64::from(side_by_side).min((parts / multiprocessors).ceil());
+    let waves = (parts / (f64::from(side_by_side) * multiprocessors)).ceil();
+    // A step goes over a class's rows twice.
+    let bytes = 2.0 * 4.0 * rows * c as f64 * beside;
+    waves * STEPS * (STEP + barriers + bytes / SHARED_RATE)
+}
+
+/// The learner's time with labels uniform, or half of the rows in one class.
 fn learner(device: &Device, (n, c): (usize, usize), skewed: bool) -> Result<()> {
     let form = LearnForm { dtype: DType::F32, classes: c, aligned: true, general: false };
     let plan = LearnPlan::new(form, device.limits);
     let geometry = plan.geometry(n as i64);
     let footprint = Footprint::new(device, &plan.variant.name(), geometry.threads, geometry.shared)?;
-    let classes = if skewed { 1.0 } else { c as f64 * (1.0 - (1.0 - 1.0 / c as f64).powf(n as f64)) };
-    let rows = if skewed { n as f64 / 2.0 } else { n as f64 / classes };
-    let resident = f64::from(footprint.blocks * device.limits.multiprocessors);
-    let waves = (classes / resident).ceil();
-    let beside = f64::from(footprint.blocks).min((classes / f64::from(device.limits.multiprocessors)).ceil());
-    // A step goes over a class's rows twice.
-    let fits = rows <= f64::from(plan.tile_rows(n as i64)) && plan.is_on_chip();
-    let rate = if fits { SHARED_RATE } else { L2_RATE };
-    let step = STEP + 2.0 * 4.0 * rows * c as f64 * beside / rate;
+    let spread = if skewed { n as f64 / 2.0 } else { n as f64 };
+    let present = c as f64 * (1.0 - (1.0 - 1.0 / c as f64).powf(spread));
+    let mut us = steps(device, &plan, &footprint, (n, c), present, spread / present);
+    if skewed {
+        us += steps(device, &plan, &footprint, (n, c), 1.0, n as f64 / 2.0);
+    }
     let must = 2 * 4 * n * c + 8 * n;
-    let once_more = must + 4 * n * c;
-    let moved = once_more + if fits { 0 } else { (STEPS * 4.0 * rows) as usize * c };
-    let us = 3.0 * LAUNCH + waves * STEPS * step + predicted(device, once_more, None);
+    let moved = must + 4 * n * c;
+    let us = 3.0 * LAUNCH + us + predicted(device, moved, None);
     let what = format!("learner, {n} x {c}, {}", if skewed { "skewed" } else { "uniform" });
-    let how = if fits { "in shared memory" } else { "read at every step" };
-    line(device, &what, how, &footprint, must, moved, us);
+    let place = if plan.is_on_chip() { "" } else { ", in global memory" };
+    let how = format!("up to {} rows a warp, {} a block{place}", plan.warp_rows(n as i64), plan.tile_rows(n as i64));
+    line(device, &what, &how, &footprint, must, moved, us);
     Ok(())
 }
 

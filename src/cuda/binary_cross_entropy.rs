@@ -3,6 +3,7 @@
 use super::batch::DevicePass;
 use super::binary_cross_entropy_batch::{DeviceBinaryBatch, DeviceTargets};
 use super::binary_cross_entropy_workspace::{BinaryClassStatisticsViews, BinarySetup, BinaryWorkspace};
+use super::binary_learned::{BinaryLearned, BinaryLearnedViews, check_setup};
 use super::cross_entropy_workspace::CapturedWorkspace;
 use super::element::DeviceElement;
 use super::kernels::{Kernels, bind, check_tracking, resident_blocks};
@@ -11,7 +12,8 @@ use super::operand::Guards;
 use crate::error::{Error, Result, check};
 use crate::kernel::Variant;
 use crate::kernel::binary::{
-    BinaryAddresses, BinaryPlan, BinarySequence, BinaryShape, BinaryValues, check_binary_supported,
+    AllowedTargets, BinaryAddresses, BinaryLearning, BinaryPlan, BinarySequence, BinaryShape, BinaryValues,
+    check_binary_supported,
 };
 use crate::loss::BinaryCrossEntropy;
 use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, CudaView};
@@ -22,7 +24,7 @@ use std::sync::Arc;
 /// workspace.
 ///
 /// `T` is what logits and gradient are made of: f32, [`half::f16`] or [`half::bf16`]. Sums and results are f32. Every option of
-/// [`BinaryCrossEntropy`] is there but a learner.
+/// [`BinaryCrossEntropy`] is there but a gradient [through](crate::GradientSemantics::Through) a learner's raw steps.
 #[derive(Debug)]
 pub struct BinaryCrossEntropyOp<T> {
     stream: Arc<CudaStream>,
@@ -32,6 +34,7 @@ pub struct BinaryCrossEntropyOp<T> {
     main: CudaFunction,
     decode: CudaFunction,
     statistics: Option<CudaFunction>,
+    learned: Option<BinaryLearned>,
     workspace: Arc<BinaryWorkspace>,
     /// Whether -1 was a target that the last batch could have.
     has_unknown: bool,
@@ -42,8 +45,9 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
     /// Compiles or loads the kernels and allocates the workspace; the only step that may take long.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a learner; [`Error::Shape`] where the problem has another number of classes; [`Error::Conflict`] for a stream
-    /// of another context; the errors of compiling; [`Error::OutOfMemory`].
+    /// [`Error::Unsupported`] for a gradient through raw steps; [`Error::Value`] for a bound of raw steps that may exceed 30; [`Error::Shape`]
+    /// where the problem has another number of classes; [`Error::Conflict`] for a stream of another context, and for what needs a learner; the
+    /// errors of compiling; [`Error::OutOfMemory`].
     pub fn new(
         kernels: &Kernels,
         stream: &Arc<CudaStream>,
@@ -52,6 +56,7 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
     ) -> Result<Self> {
         check_binary_supported(problem)?;
         setup.check(problem)?;
+        check_setup(problem, &setup)?;
         kernels.bind(stream)?;
         let dtype = T::KERNEL_DTYPE;
         let plan = BinaryPlan::new(setup.classes, dtype, problem.focusing().is_some(), kernels.limits());
@@ -61,6 +66,8 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
             true => Some(kernels.function(Variant::BinaryClassStatistics { dtype })?),
             false => None,
         };
+        let learned = BinaryLearned::new(kernels, problem, &setup, dtype)?;
+        let workspace = Arc::new(BinaryWorkspace::new(stream, problem, &setup, &plan, learned.as_ref())?);
         Ok(Self {
             stream: Arc::clone(stream),
             problem: problem.clone(),
@@ -69,15 +76,16 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
             main,
             decode: kernels.function(Variant::DecodeTargets { dtype })?,
             statistics,
-            workspace: Arc::new(BinaryWorkspace::new(stream, problem, &setup, &plan)?),
+            learned,
+            workspace,
             has_unknown: true,
             element: PhantomData,
         })
     }
 
     /// Enqueues a batch on the operation's stream: one kernel; one more before it for lists of classes, and under
-    /// [`Reduction::Mean`](crate::Reduction::Mean) wherever an entry may be masked; one for class statistics. Nothing is allocated and nothing
-    /// waited for.
+    /// [`Reduction::Mean`](crate::Reduction::Mean) wherever an entry may be masked; one for class statistics; one or two for a learner. Nothing is allocated
+    /// and nothing waited for.
     ///
     /// # Errors
     /// [`Error::Shape`] where shapes disagree or the batch exceeds what was prepared; [`Error::Value`] for a number of the host outside its
@@ -109,7 +117,7 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
         check_tracking(&self.stream, Arc::get_mut(&mut self.workspace).is_none())?;
         let stream = &self.stream;
         let mut guards = Guards::new(stream);
-        let own = BinaryWorkspace::addresses(&mut self.workspace, &mut guards);
+        let (own, own_learned) = BinaryWorkspace::addresses(&mut self.workspace, &mut guards);
         let at = guards.pass(&mut pass);
         let (targets, indices, source) = batch.targets.hold(&mut guards);
         let (upstream, device_upstream) = batch.upstream.hold(&mut guards);
@@ -140,11 +148,20 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
             upstream_rows,
         };
         let values = BinaryValues { upstream, divisor };
-        let sequence = BinarySequence::new(&self.problem, &self.plan, &addresses, shape, values);
+        let learning = self.learned.as_ref().map(|BinaryLearned { rule, plan, .. }| BinaryLearning {
+            rule,
+            plan,
+            at: &own_learned,
+        });
+        let sequence = BinarySequence::new(&self.problem, &self.plan, learning, &addresses, shape, values);
         if let Some((geometry, args)) = &sequence.decode {
             // SAFETY: `decode_targets` takes DecodeArgs; targets and mask were checked to hold `rows` rows at their strides; the workspace was
             // sized for `max_rows` rows, with room for decoded lists where there are lists.
             unsafe { launch(stream, &self.decode, *geometry, args)? };
+        }
+        if let (Some(learned), Some(sequence)) = (&self.learned, &sequence.learn) {
+            // SAFETY: logits, targets and mask were checked as above; the learner's memory was made for its plan and `classes`.
+            unsafe { learned.enqueue(stream, sequence)? };
         }
         if let (Some(function), Some((geometry, args))) = (&self.statistics, &sequence.statistics) {
             // SAFETY: `binary_class_statistics` takes BinaryClassStatisticsArgs; the matrices were checked as above; the workspace holds
@@ -174,6 +191,11 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
         self.workspace.statistics.as_ref().map(|statistics| statistics.views())
     }
 
+    /// What was learned from the last batch, where asked for.
+    pub fn learned(&self) -> Option<BinaryLearnedViews<'_>> {
+        self.workspace.learned.as_ref().and_then(|learned| learned.views())
+    }
+
     /// Waits for the stream, and turns what the device recorded since the last check into an error. The record is cleared.
     ///
     /// # Errors
@@ -181,7 +203,8 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
     /// driver reports a failure.
     pub fn check(&mut self) -> Result<()> {
         let errors = self.workspace.take_errors(&self.stream)?;
-        match errors.problem(self.setup.classes, self.has_unknown) {
+        let allowed = AllowedTargets { unknown: self.has_unknown, hard: self.learned.is_some() };
+        match errors.problem(self.setup.classes, allowed) {
             None => Ok(()),
             Some(problem) => Err(Error::Target { row: errors.row as usize, problem }),
         }
@@ -189,7 +212,8 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
 
     /// What keeps workspace and kernels alive for a graph that captured this operation's launches.
     pub fn captured_workspace(&self) -> CapturedWorkspace {
-        let functions = [&self.main, &self.decode].into_iter().chain(&self.statistics).cloned().collect();
+        let functions = [&self.main, &self.decode].into_iter().chain(&self.statistics);
+        let functions = functions.chain(self.learned.iter().flat_map(BinaryLearned::functions)).cloned().collect();
         CapturedWorkspace::new(Arc::clone(&self.workspace), functions)
     }
 

@@ -1,10 +1,13 @@
 //! What binary cross-entropy is set up for, and the device memory that it owns.
 
+use super::binary_learned::{BinaryLearned, BinaryLearnedMemory};
 use super::cross_entropy_workspace::Allocator;
 use super::kernels::{allocation, driver};
 use super::operand::Guards;
 use crate::error::{Error, Result, check};
-use crate::kernel::binary::{BadTargets, BinaryAddresses, BinaryPlan, BinaryWorkspaceSizes, TargetErrors};
+use crate::kernel::binary::{
+    BadTargets, BinaryAddresses, BinaryLearnAddresses, BinaryPlan, BinaryWorkspaceSizes, TargetErrors,
+};
 use crate::loss::BinaryCrossEntropy;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, DevicePtr, sys};
 use std::sync::Arc;
@@ -18,12 +21,13 @@ pub struct BinarySetup {
     pub(super) loss_rows: bool,
     pub(super) statistics: bool,
     pub(super) lists: bool,
+    pub(super) learned: bool,
 }
 
 impl BinarySetup {
     /// Batches of up to `max_rows` rows of `classes` logits with targets in any format but lists, and the loss alone.
     pub fn new(classes: usize, max_rows: usize) -> Self {
-        Self { classes, max_rows, loss_rows: false, statistics: false, lists: false }
+        Self { classes, max_rows, loss_rows: false, statistics: false, lists: false, learned: false }
     }
 
     /// Asks for the row losses, `[N]`.
@@ -39,6 +43,11 @@ impl BinarySetup {
     /// Takes targets as [lists of classes](super::DeviceTargets::Csr) too; a quarter of a byte of workspace an entry.
     pub fn lists(self) -> Self {
         Self { lists: true, ..self }
+    }
+
+    /// Asks for what a learner did, `[C]` a class and sign.
+    pub fn learned(self) -> Self {
+        Self { learned: true, ..self }
     }
 
     pub(super) fn check(&self, problem: &BinaryCrossEntropy) -> Result<()> {
@@ -84,6 +93,7 @@ pub(super) struct BinaryWorkspace {
     pub(super) loss: CudaSlice<f32>,
     pub(super) loss_rows: Option<CudaSlice<f32>>,
     pub(super) statistics: Option<BinaryStatistics>,
+    pub(super) learned: Option<BinaryLearnedMemory>,
     errors: CudaSlice<u8>,
     /// Everything else: what only this operation's stream touches. Addresses are looked up once.
     _own: Vec<CudaSlice<u8>>,
@@ -96,6 +106,7 @@ impl BinaryWorkspace {
         problem: &BinaryCrossEntropy,
         setup: &BinarySetup,
         plan: &BinaryPlan,
+        learned: Option<&BinaryLearned>,
     ) -> Result<Self> {
         let mut memory = Allocator::new(stream);
         let (c, rows) = (setup.classes, setup.max_rows.max(1));
@@ -121,6 +132,10 @@ impl BinaryWorkspace {
             memory.upload("the perturbation", numbers.iter().any(|x| *x != 0.0).then_some(&numbers))
         };
         let (offset, positive, negative) = (part(|parts| parts.0)?, part(|parts| parts.1)?, part(|parts| parts.2)?);
+        let learned = match learned {
+            None => None,
+            Some(learned) => Some(BinaryLearnedMemory::new(&mut memory, learned, setup, [positive, negative])?),
+        };
         let of_statistics = statistics.as_ref().map(|buffers| {
             let address = |sums: &CudaSlice<f64>| sums.device_ptr(stream).0;
             (buffers.count.device_ptr(stream).0, address(&buffers.positives), address(&buffers.loss))
@@ -151,12 +166,16 @@ impl BinaryWorkspace {
             errors: errors.device_ptr(stream).0,
             ..BinaryAddresses::default()
         };
-        Ok(Self { loss, loss_rows, statistics, errors, _own: memory.into_own(), addresses })
+        Ok(Self { loss, loss_rows, statistics, learned, errors, _own: memory.into_own(), addresses })
     }
 
     /// The addresses for one enqueue; the guards record that the results were written.
-    pub(super) fn addresses<'a>(workspace: &'a mut Arc<Self>, guards: &mut Guards<'a>) -> BinaryAddresses {
+    pub(super) fn addresses<'a>(
+        workspace: &'a mut Arc<Self>,
+        guards: &mut Guards<'a>,
+    ) -> (BinaryAddresses, BinaryLearnAddresses) {
         let addresses = workspace.addresses;
+        let learned = workspace.learned.as_ref().map(|learned| learned.addresses).unwrap_or_default();
         // A workspace that a graph shares is one that nothing tracks.
         if let Some(workspace) = Arc::get_mut(workspace) {
             guards.write(&mut workspace.loss);
@@ -168,8 +187,11 @@ impl BinaryWorkspace {
                 guards.write(positives);
                 guards.write(loss);
             }
+            if let Some(learned) = &mut workspace.learned {
+                learned.guard(guards);
+            }
         }
-        addresses
+        (addresses, learned)
     }
 
     /// Waits for the stream; what the device recorded, which is cleared.

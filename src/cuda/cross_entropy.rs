@@ -1,17 +1,17 @@
 //! Cross-entropy on a stream: prepared once, enqueued per batch.
 
-use super::batch::DevicePass;
-use super::cross_entropy_batch::{DeviceBatch, DevicePerturbation, DeviceTarget};
+use super::batch::{DeviceMatrix, DevicePass};
+use super::cross_entropy_batch::{DeviceBatch, DeviceBound, DevicePerturbation, DeviceTarget};
 use super::cross_entropy_workspace::{CapturedWorkspace, ClassStatisticsViews, Setup, Workspace};
 use super::element::DeviceElement;
 use super::kernels::{Kernels, bind, check_tracking, resident_blocks};
 use super::launch::{active_clusters, launch};
-use super::learned::{Learned, LearnedViews};
+use super::learned::{ClassConfidencesMut, Learned, LearnedMemory, LearnedViews};
 use super::operand::Guards;
 use crate::error::{Error, Result, check};
 use crate::kernel::{
-    Addresses, ErrorWord, Form, LabelType, Operand, Plan, Regime, Sequence, Shape, Values, Variant, Weights,
-    WorkspaceSizes, check_supported, is_general,
+    Addresses, Form, LabelType, LearnAddresses, LearnValues, MOST_EPS, Operand, Plan, Regime, Sequence, Shape, Values,
+    Variant, Weights, WorkspaceSizes, check_supported, is_general,
 };
 use crate::loss::CrossEntropy;
 use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, CudaView};
@@ -65,6 +65,8 @@ pub struct CrossEntropyOp<T> {
     workspace: Arc<Workspace>,
     /// Rows of the last batch, of which something may be saved.
     last_rows: Option<usize>,
+    /// Whether the confidences of the batch to come were enqueued.
+    has_confidences: bool,
     element: PhantomData<fn() -> T>,
 }
 
@@ -114,6 +116,7 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
             learned,
             workspace,
             last_rows: None,
+            has_confidences: false,
             element: PhantomData,
         })
     }
@@ -127,9 +130,51 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
     /// range; [`Error::Conflict`] for what the problem or the setup excludes, for memory of another context, and while cudarc's event
     /// tracking would break a capture, or would not see who uses a captured workspace.
     pub fn enqueue<'a>(&mut self, pass: DevicePass<'_, T>, batch: impl Into<DeviceBatch<'a, T>>) -> Result<()> {
-        let rows = self.run(pass, &batch.into(), false)?;
+        if self.setup.data_parallel && !self.has_confidences {
+            let reason = "each batch begins with CrossEntropyOp::enqueue_confidences";
+            return Err(Error::conflict("enqueue", "without confidences of the batch", reason));
+        }
+        let rows = self.run(pass, &batch.into(), Launches::All)?;
         self.last_rows = Some(rows);
+        self.has_confidences = false;
         Ok(())
+    }
+
+    /// Enqueues what comes before a batch that is [spread over devices](Setup::data_parallel): how often each class occurs in this device's
+    /// rows, and the sums of their confidences. Add these up over the devices, on this operation's stream, and
+    /// [`enqueue`](Self::enqueue) the same rows. Nothing is allocated and nothing waited for.
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue); [`Error::Conflict`] where the operation is not set up for it.
+    pub fn enqueue_confidences<'a>(
+        &mut self,
+        logits: DeviceMatrix<'_, T>,
+        batch: impl Into<DeviceBatch<'a, T>>,
+    ) -> Result<()> {
+        if !self.setup.data_parallel {
+            let reason = "set it up with Setup::data_parallel";
+            return Err(Error::conflict("enqueue_confidences", "with this operation", reason));
+        }
+        self.run(DevicePass::Forward(logits), &batch.into(), Launches::Confidences)?;
+        self.has_confidences = true;
+        Ok(())
+    }
+
+    /// What [`enqueue_confidences`](Self::enqueue_confidences) left, to be added up over the devices in place.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] where the operation is not set up for it, and where a captured graph shares the workspace: call it as the graph is
+    /// captured, before [`captured_workspace`](Self::captured_workspace).
+    pub fn class_confidences_mut(&mut self) -> Result<ClassConfidencesMut<'_>> {
+        let clash = |context, reason| Error::conflict("class_confidences_mut", context, reason);
+        if !self.setup.data_parallel {
+            return Err(clash("with this operation", "set it up with Setup::data_parallel"));
+        }
+        let workspace = Arc::get_mut(&mut self.workspace);
+        let learned = workspace.and_then(|workspace| workspace.learned.as_mut());
+        learned.and_then(LearnedMemory::class_confidences).ok_or_else(|| {
+            clash("with a captured workspace", "the graph may run while the numbers change: ask before it is shared")
+        })
     }
 
     /// Enqueues the gradient of the last batch, from what its [`enqueue`](Self::enqueue) saved: logits, labels and the rest as they were then,
@@ -155,13 +200,14 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
                 if found != rows {
                     return Err(Error::shape("logits", "rows", found, format!("the {rows} of the last batch")));
                 }
-                self.run(pass, &batch.into(), true).map(|_| ())
+                self.run(pass, &batch.into(), Launches::Backward).map(|_| ())
             }
         }
     }
 
     /// Checks and launches; the number of rows.
-    fn run(&mut self, mut pass: DevicePass<'_, T>, batch: &DeviceBatch<'_, T>, from_saved: bool) -> Result<usize> {
+    fn run(&mut self, mut pass: DevicePass<'_, T>, batch: &DeviceBatch<'_, T>, launches: Launches) -> Result<usize> {
+        let from_saved = launches == Launches::Backward;
         let (rows, columns) = pass.shape()?;
         check::length("logits' columns", columns, self.setup.classes)?;
         pass.check_context(self.stream.context())?;
@@ -176,7 +222,7 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
         check_tracking(&self.stream, Arc::get_mut(&mut self.workspace).is_none())?;
         let stream = &self.stream;
         let mut guards = Guards::new(stream);
-        let of_learner = self.workspace.learned.as_ref().map(|learned| learned.addresses);
+        let of_learner = self.workspace.learned.as_ref().map(|learned| (learned.addresses, learned.gathered_at));
         let own = Workspace::addresses(&mut self.workspace, &mut guards);
         let at = guards.pass(&mut pass);
         let (labels, label_type, targets) = match &batch.target {
@@ -225,10 +271,32 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
             label_type,
         };
         let values = Values { upstream, upstream_by_row, divisor };
-        if let (Some(learned), Some(own)) = (&self.learned, of_learner) {
-            let kernels = (&prepared.function, &self.tally, self.statistics.as_ref());
+        if let (Some(learned), Some((own, gathered))) = (&self.learned, of_learner) {
+            let (problem, function) = (&self.problem, &prepared.function);
+            if launches == Launches::Confidences {
+                // SAFETY: as below; the sums and what they become are of `classes` classes.
+                unsafe {
+                    learned
+                        .enqueue_confidences(stream, problem, aligned, function, &addresses, gathered, shape, values)?;
+                }
+                return Ok(rows);
+            }
+            let kernels = (function, &self.tally, self.statistics.as_ref());
+            let (alpha, alpha_at) = guards.scalar(batch.alpha.as_ref());
+            let (eps, eps_at, eps_by_class) = match &batch.bound {
+                None => (None, 0, false),
+                Some(DeviceBound::Shared(eps)) => {
+                    let (eps, address) = guards.scalar(Some(eps));
+                    (eps, address, false)
+                }
+                Some(DeviceBound::ByClass(bounds)) => (None, guards.read(bounds), true),
+            };
+            let own = LearnAddresses { alpha_at, eps_at, ..own };
+            let learn_values = LearnValues { alpha, eps, eps_by_class, ..LearnValues::default() };
             // SAFETY: as below; the learner's memory was sized for `max_rows` rows under both plans.
-            unsafe { learned.enqueue(stream, &self.problem, aligned, kernels, &addresses, &own, shape, values)? };
+            unsafe {
+                learned.enqueue(stream, problem, aligned, kernels, &addresses, &own, learn_values, shape, values)?
+            };
             return Ok(rows);
         }
         let sequence = Sequence::new(&self.problem, &prepared.plan, &addresses, shape, values);
@@ -287,11 +355,20 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
     /// Waits for the stream, and turns what the device recorded since the last check into an error. The record is cleared.
     ///
     /// # Errors
-    /// [`Error::Label`] for labels out of range, [`Error::Driver`] where the driver reports a failure.
+    /// [`Error::Label`] for labels out of range; else [`Error::Value`] for the first class whose bound on the device, or whose step size, was out
+    /// of its range; [`Error::Driver`] where the driver reports a failure.
     pub fn check(&mut self) -> Result<()> {
-        let word: ErrorWord = self.workspace.take_error(&self.stream)?;
+        let found = self.workspace.take_error(&self.stream)?;
+        let word = found.labels;
         if word.bad_labels == 0 {
-            return Ok(());
+            return match found.bad_bound(self.setup.classes) {
+                None => Ok(()),
+                Some((class, eps)) => Err(Error::value(
+                    format!("bound[{class}]"),
+                    eps,
+                    format!("in 0..={MOST_EPS}, with alpha finite and > 0, on a GPU"),
+                )),
+            };
         }
         Err(Error::Label {
             row: word.first_row as usize,
@@ -313,6 +390,17 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
     pub fn describe(&self) -> [String; 2] {
         self.main.each_ref().map(|prepared| prepared.plan.to_string())
     }
+}
+
+/// What an enqueue launches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Launches {
+    /// The loss and what goes with it.
+    All,
+    /// The gradient from what was saved.
+    Backward,
+    /// What gathers the classes' confidences.
+    Confidences,
 }
 
 /// A form's plan and kernel, with as many blocks as the device finds resident. Where it holds no cluster of the size that a row asks for, the

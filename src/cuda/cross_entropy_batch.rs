@@ -4,8 +4,9 @@ use super::batch::DeviceLabels;
 use super::element::DeviceElement;
 use super::operand::{DeviceOperand, DeviceScalar, Guards, check_vector};
 use crate::error::{Error, Result, check};
+use crate::kernel::check_shared_bound;
 use crate::loss::{CrossEntropy, Reduction};
-use crate::perturbation::Perturbation;
+use crate::perturbation::{Bound, Learner, Perturbation};
 use cudarc::driver::{CudaContext, CudaView};
 
 /// What a row is compared with.
@@ -50,6 +51,13 @@ pub(super) enum DevicePerturbation<'a, T> {
     Matrix(DeviceOperand<'a, T>),
 }
 
+/// Bounds in place of the learner's.
+#[derive(Debug)]
+pub(super) enum DeviceBound<'a> {
+    Shared(DeviceScalar<'a>),
+    ByClass(CudaView<'a, f32>),
+}
+
 /// A batch for [`CrossEntropyOp::enqueue`](super::CrossEntropyOp::enqueue), but for its logits. Everything is on the device but numbers that
 /// the host gives; what is on the device is not checked before the launch, labels excepted. In a captured graph, only what is on the device
 /// can change from replay to replay.
@@ -62,6 +70,8 @@ pub struct DeviceBatch<'a, T> {
     pub(super) perturbation: Option<DevicePerturbation<'a, T>>,
     pub(super) divisor: Option<DeviceScalar<'a>>,
     pub(super) upstream: DeviceUpstream<'a>,
+    pub(super) alpha: Option<DeviceScalar<'a>>,
+    pub(super) bound: Option<DeviceBound<'a>>,
 }
 
 impl<'a, T> From<DeviceLabels<'a>> for DeviceBatch<'a, T> {
@@ -79,6 +89,8 @@ impl<'a, T> DeviceBatch<'a, T> {
             perturbation: None,
             divisor: None,
             upstream: DeviceUpstream::Scalar(DeviceScalar::Host(1.0)),
+            alpha: None,
+            bound: None,
         }
     }
 
@@ -122,6 +134,28 @@ impl<'a, T> DeviceBatch<'a, T> {
         self
     }
 
+    /// The learner's step size in place of the one it was built with, finite and > 0. On the device, what is out of its range switches
+    /// learning off and is [reported](super::CrossEntropyOp::check).
+    pub fn alpha(mut self, alpha: impl Into<DeviceScalar<'a>>) -> Self {
+        self.alpha = Some(alpha.into());
+        self
+    }
+
+    /// The `eps` of a learner's [`Bound::Fixed`](crate::Bound::Fixed) or [`Bound::Confidence`](crate::Bound::Confidence) in place of the one it was built with, finite, `>= 0` and under
+    /// which no bound exceeds 30. On the device, a class whose bound is out of its range is not learned for, and the first such is
+    /// [reported](super::CrossEntropyOp::check).
+    pub fn eps(mut self, eps: impl Into<DeviceScalar<'a>>) -> Self {
+        self.bound = Some(DeviceBound::Shared(eps.into()));
+        self
+    }
+
+    /// `eps_c`, `[C]`, in place of those that the learner's bound gives, [`Bound::Confidence`](crate::Bound::Confidence) adding to them as it does to its own; of a class
+    /// out of its range as [`eps`](Self::eps).
+    pub fn bounds(mut self, eps: CudaView<'a, f32>) -> Self {
+        self.bound = Some(DeviceBound::ByClass(eps));
+        self
+    }
+
     /// The upstream gradient `g`. Default 1.
     pub fn upstream(mut self, upstream: DeviceUpstream<'a>) -> Self {
         self.upstream = upstream;
@@ -162,8 +196,40 @@ impl<T: DeviceElement> DeviceBatch<'_, T> {
             }
             _ => clash("with this problem", "the problem's perturbation is of another form")?,
         }
+        self.check_learner(problem.learner(), c, context)?;
         check_divisor(self.divisor.as_ref(), problem.reduction(), context)?;
         check_upstream(&self.upstream, problem.reduction(), n, context)
+    }
+}
+
+impl<T> DeviceBatch<'_, T> {
+    /// Step size and bounds need a learner, and a range where the host gives them.
+    fn check_learner(&self, learner: Option<&Learner>, c: usize, context: &CudaContext) -> Result<()> {
+        let Some(learner) = learner else {
+            let clash = |argument| Err(Error::conflict(argument, "without a learner", "nothing is learned"));
+            return match (&self.alpha, &self.bound) {
+                (Some(_), _) => clash("alpha"),
+                (_, Some(_)) => clash("eps"),
+                _ => Ok(()),
+            };
+        };
+        match &self.alpha {
+            None => {}
+            Some(DeviceScalar::Host(alpha)) => check::positive("alpha", *alpha)?,
+            Some(DeviceScalar::Device(view)) => check_vector("alpha", view, 1, context)?,
+        }
+        match &self.bound {
+            Some(DeviceBound::Shared(_)) if matches!(learner.bound(), Bound::LongTail { .. } | Bound::Explicit(_)) => {
+                Err(Error::conflict("eps", "with a bound a class", "DeviceBatch::bounds takes the bounds' place"))
+            }
+            Some(DeviceBound::Shared(DeviceScalar::Host(eps))) => {
+                check::non_negative("eps", *eps)?;
+                check_shared_bound(learner, *eps)
+            }
+            Some(DeviceBound::Shared(DeviceScalar::Device(view))) => check_vector("eps", view, 1, context),
+            Some(DeviceBound::ByClass(view)) => check_vector("bounds", view, c, context),
+            None => Ok(()),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use super::learned::{Learned, LearnedMemory, check_setup};
 use super::operand::Guards;
 use crate::error::{Error, Result, check};
 use crate::kernel::{
-    Addresses, ClassSums, ErrorWord, Operand, StatisticsAddresses, Tally, Totals, Weights, WorkspaceSizes,
+    Addresses, ClassSums, LearnErrorWord, Operand, StatisticsAddresses, Tally, Totals, Weights, WorkspaceSizes,
 };
 use crate::loss::{CrossEntropy, LogitScale};
 use crate::perturbation::Perturbation;
@@ -80,12 +80,20 @@ pub struct Setup {
     pub(super) soft_targets: bool,
     /// Of running confidences, where there are any.
     pub(super) momentum: Option<f64>,
+    pub(super) data_parallel: bool,
 }
 
 impl Setup {
     /// Batches of up to `max_rows` rows of `classes` logits with hard labels, and the loss alone.
     pub fn new(classes: usize, max_rows: usize) -> Self {
-        Self { classes, max_rows, outputs: Outputs::default(), soft_targets: false, momentum: None }
+        Self {
+            classes,
+            max_rows,
+            outputs: Outputs::default(),
+            soft_targets: false,
+            momentum: None,
+            data_parallel: false,
+        }
     }
 
     /// What is left on the device beside loss and gradient.
@@ -102,6 +110,14 @@ impl Setup {
     /// for a learner. `momentum` is the `mu` of [`RunningConfidence`](crate::RunningConfidence), in `[0, 1)`.
     pub fn running_confidence(self, momentum: f64) -> Self {
         Self { momentum: Some(momentum), ..self }
+    }
+
+    /// For a learner on batches that are spread over devices: each batch begins with
+    /// [`enqueue_confidences`](super::CrossEntropyOp::enqueue_confidences), and what that leaves is added up over the devices before
+    /// [`enqueue`](super::CrossEntropyOp::enqueue). Confidences, directions, bounds and `tau` are then those of the whole batch; each device's
+    /// steps follow the mean gradient of its own rows, so delta differs from device to device.
+    pub fn data_parallel(self) -> Self {
+        Self { data_parallel: true, ..self }
     }
 
     pub(super) fn check(&self, problem: &CrossEntropy) -> Result<()> {
@@ -146,6 +162,43 @@ pub struct ClassStatisticsViews<'a> {
     pub rows: CudaView<'a, u64>,
 }
 
+impl Statistics {
+    pub(super) fn new(memory: &Allocator<'_>, classes: usize) -> Result<Self> {
+        Ok(Self {
+            count: memory.zeros("class statistics", classes)?,
+            correct: memory.zeros("class statistics", classes)?,
+            loss: memory.zeros("class statistics", classes)?,
+            confidence: memory.zeros("class statistics", classes)?,
+            rows: memory.zeros("class statistics", 2)?,
+        })
+    }
+
+    /// Where the numbers go that the sums of `classes` classes are turned into.
+    pub(super) fn addresses(&self, memory: &mut Allocator<'_>, classes: usize) -> Result<StatisticsAddresses> {
+        let stream = memory.stream;
+        Ok(StatisticsAddresses {
+            sums: memory.own::<ClassSums>(classes)?,
+            count: self.count.device_ptr(stream).0,
+            correct: self.correct.device_ptr(stream).0,
+            loss: self.loss.device_ptr(stream).0,
+            confidence: self.confidence.device_ptr(stream).0,
+            rows: self.rows.device_ptr(stream).0,
+            gathered: memory.own::<u64>(2)?,
+        })
+    }
+
+    /// Records that the numbers were written.
+    pub(super) fn guard<'a>(&'a mut self, guards: &mut Guards<'a>) {
+        let Self { count, correct, loss, confidence, rows } = self;
+        for counts in [count, correct, rows] {
+            guards.write(counts);
+        }
+        for sums in [loss, confidence] {
+            guards.write(sums);
+        }
+    }
+}
+
 impl<'a> ClassStatisticsViews<'a> {
     pub(super) fn of(buffers: &'a Statistics) -> Self {
         Self {
@@ -160,10 +213,10 @@ impl<'a> ClassStatisticsViews<'a> {
 
 #[derive(Debug)]
 pub(super) struct Statistics {
-    count: CudaSlice<u64>,
+    pub(super) count: CudaSlice<u64>,
     correct: CudaSlice<u64>,
     loss: CudaSlice<f64>,
-    confidence: CudaSlice<f64>,
+    pub(super) confidence: CudaSlice<f64>,
     rows: CudaSlice<u64>,
 }
 
@@ -318,13 +371,7 @@ impl Workspace {
         };
         let statistics = match outputs.statistics {
             false => None,
-            true => Some(Statistics {
-                count: memory.zeros("class statistics", c)?,
-                correct: memory.zeros("class statistics", c)?,
-                loss: memory.zeros("class statistics", c)?,
-                confidence: memory.zeros("class statistics", c)?,
-                rows: memory.zeros("class statistics", 2)?,
-            }),
+            true => Some(Statistics::new(&memory, c)?),
         };
         let results = Results {
             loss: memory.zeros("the loss", 1)?,
@@ -333,23 +380,15 @@ impl Workspace {
             predictions: memory.zeros_if(outputs.predictions, rows)?,
             statistics,
         };
+        let error = memory.zeros("the workspace", size_of::<LearnErrorWord>())?;
         let learned = match learned {
             None => None,
-            Some(learned) => Some(LearnedMemory::new(&mut memory, learned, setup)?),
+            Some(learned) => Some(LearnedMemory::new(&mut memory, learned, setup, error.device_ptr(stream).0)?),
         };
-        let error = memory.zeros("the workspace", size_of::<ErrorWord>())?;
         let address = |slice: &CudaSlice<f32>| slice.device_ptr(stream).0;
         let of_statistics = match &results.statistics {
             None => StatisticsAddresses::default(),
-            Some(buffers) => StatisticsAddresses {
-                sums: memory.own::<ClassSums>(c)?,
-                count: buffers.count.device_ptr(stream).0,
-                correct: buffers.correct.device_ptr(stream).0,
-                loss: buffers.loss.device_ptr(stream).0,
-                confidence: buffers.confidence.device_ptr(stream).0,
-                rows: buffers.rows.device_ptr(stream).0,
-                gathered: memory.own::<u64>(2)?,
-            },
+            Some(buffers) => buffers.addresses(&mut memory, c)?,
         };
         let addresses = Addresses {
             delta,
@@ -388,27 +427,22 @@ impl Workspace {
             if let Some(rows) = predictions {
                 guards.write(rows);
             }
-            if let Some(Statistics { count, correct, loss, confidence, rows }) = statistics {
-                for counts in [count, correct, rows] {
-                    guards.write(counts);
-                }
-                for sums in [loss, confidence] {
-                    guards.write(sums);
-                }
+            if let Some(statistics) = statistics {
+                statistics.guard(guards);
             }
         }
         OwnAddresses(addresses)
     }
 
     /// Waits for the stream; what the device recorded, which is cleared.
-    pub(super) fn take_error<Word: Pod + Default + PartialEq>(&self, stream: &Arc<CudaStream>) -> Result<Word> {
+    pub(super) fn take_error(&self, stream: &Arc<CudaStream>) -> Result<LearnErrorWord> {
         let failed = |error| driver("reading the error word", error);
         let word = stream.clone_dtoh(&self.error).map_err(failed)?;
-        let word: Word = bytemuck::pod_read_unaligned(&word);
-        if word != Word::default() {
+        let word: LearnErrorWord = bytemuck::pod_read_unaligned(&word);
+        if word != LearnErrorWord::default() {
             let (pointer, _guard) = self.error.device_ptr(stream);
             // SAFETY: the error word is this many bytes of the operation's own memory.
-            unsafe { sys::cuMemsetD8Async(pointer, 0, size_of::<Word>(), stream.cu_stream()) }
+            unsafe { sys::cuMemsetD8Async(pointer, 0, size_of::<LearnErrorWord>(), stream.cu_stream()) }
                 .result()
                 .map_err(|error| driver("clearing the error word", error))?;
         }

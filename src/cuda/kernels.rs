@@ -102,6 +102,7 @@ impl Kernels {
                 (matches!(regime, Regime::Shared | Regime::Cluster), regime == Regime::Cluster)
             }
             Variant::LearnCrossEntropy { on_chip, .. } => (on_chip, false),
+            Variant::LearnBinaryCrossEntropy { .. } => (true, false),
             _ => (false, false),
         };
         let allow = |attribute, value| {

@@ -6,18 +6,20 @@ use crate::kernel::Geometry;
 use bytemuck::Pod;
 use cudarc::driver::{CudaFunction, CudaStream, sys};
 
-fn cluster_of(geometry: Geometry) -> sys::CUlaunchAttribute {
-    sys::CUlaunchAttribute {
-        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
-        pad: [0; 4],
-        value: sys::CUlaunchAttributeValue {
-            clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: geometry.cluster, y: 1, z: 1 },
-        },
-    }
+/// What a launch asks for beside its sizes: a cluster, or that all blocks are resident. No kernel needs both.
+fn attribute_of(geometry: Geometry) -> sys::CUlaunchAttribute {
+    let (id, value) = if geometry.cooperative {
+        (sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, sys::CUlaunchAttributeValue { cooperative: 1 })
+    } else {
+        let cluster = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: geometry.cluster, y: 1, z: 1 };
+        let value = sys::CUlaunchAttributeValue { clusterDim: cluster };
+        (sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, value)
+    };
+    sys::CUlaunchAttribute { id, pad: [0; 4], value }
 }
 
-/// The driver's words for a geometry; they point to `cluster`.
-fn config(geometry: Geometry, stream: sys::CUstream, cluster: &mut sys::CUlaunchAttribute) -> sys::CUlaunchConfig {
+/// The driver's words for a geometry; they point to `attribute`.
+fn config(geometry: Geometry, stream: sys::CUstream, attribute: &mut sys::CUlaunchAttribute) -> sys::CUlaunchConfig {
     sys::CUlaunchConfig {
         gridDimX: geometry.grid,
         gridDimY: 1,
@@ -27,15 +29,15 @@ fn config(geometry: Geometry, stream: sys::CUstream, cluster: &mut sys::CUlaunch
         blockDimZ: 1,
         sharedMemBytes: geometry.shared,
         hStream: stream,
-        attrs: cluster,
+        attrs: attribute,
         // Devices before sm_90 know no clusters, not even those of one block.
-        numAttrs: u32::from(geometry.cluster > 1),
+        numAttrs: u32::from(geometry.cluster > 1 || geometry.cooperative),
     }
 }
 
 /// How many clusters of this geometry the device holds at a time; 0 where it holds none so large.
 pub(super) fn active_clusters(function: &CudaFunction, geometry: Geometry) -> Result<u32> {
-    let mut cluster = cluster_of(geometry);
+    let mut cluster = attribute_of(geometry);
     let config = config(geometry, std::ptr::null_mut(), &mut cluster);
     let mut clusters = 0;
     // SAFETY: the driver reads `config` and `cluster`, which outlive the call, and writes one int.
@@ -62,10 +64,10 @@ pub(super) unsafe fn launch<Args: Pod>(
     geometry: Geometry,
     args: &Args,
 ) -> Result<()> {
-    let mut cluster = cluster_of(geometry);
-    let config = config(geometry, stream.cu_stream(), &mut cluster);
+    let mut attribute = attribute_of(geometry);
+    let config = config(geometry, stream.cu_stream(), &mut attribute);
     let mut parameters = [std::ptr::from_ref(args).cast_mut().cast()];
-    // SAFETY: the driver copies `config`, `cluster` and `args` before it returns, and only reads them; the rest is the caller's promise.
+    // SAFETY: the driver copies `config`, `attribute` and `args` before it returns, and only reads them; the rest is the caller's promise.
     unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), parameters.as_mut_ptr(), std::ptr::null_mut()) }
         .result()
         .map_err(|error| driver("launching a kernel", error))

@@ -1,16 +1,17 @@
 //! The learner of cross-entropy on the device: its kernels, its memory, and what it leaves.
 
-use super::cross_entropy_workspace::{Allocator, Setup};
+use super::cross_entropy_workspace::{Allocator, Setup, Statistics};
 use super::kernels::{Kernels, allocation, resident_blocks};
 use super::launch::launch;
 use super::operand::Guards;
 use crate::error::{Error, Result, check};
 use crate::kernel::{
-    Addresses, ClassSums, DType, Group, GroupList, LearnAddresses, LearnForm, LearnPlan, LearnSequence,
-    LearnWorkspaceSizes, MOST_LEARNED_CLASSES, Plan, Rule, Shape, Values, Variant,
+    Addresses, ClassSums, ConfidenceSequence, DType, Group, GroupList, LearnAddresses, LearnErrorWord, LearnForm,
+    LearnPlan, LearnSequence, LearnValues, LearnWorkspaceSizes, MOST_LEARNED_CLASSES, Plan, Rule, Shape,
+    StatisticsAddresses, Values, Variant,
 };
 use crate::loss::CrossEntropy;
-use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, CudaView, DevicePtr};
+use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr};
 
 /// The learner's kernels for rows of one alignment.
 #[derive(Debug)]
@@ -27,15 +28,18 @@ pub(super) struct Learned {
     /// By whether rows are aligned.
     prepared: [Prepared; 2],
     groups: CudaFunction,
+    /// Where the batch is spread over devices.
+    statistics: Option<CudaFunction>,
 }
 
 /// A typed error unless the learner can be set up like this.
 pub(super) fn check_setup(problem: &CrossEntropy, setup: &Setup) -> Result<()> {
     if problem.learner().is_none() {
         let clash = |argument| Err(Error::conflict(argument, "without a learner", "nothing is learned"));
-        return match (setup.outputs.learned, setup.momentum) {
-            (true, _) => clash("Outputs::learned"),
-            (_, Some(_)) => clash("running_confidence"),
+        return match (setup.outputs.learned, setup.momentum, setup.data_parallel) {
+            (true, ..) => clash("Outputs::learned"),
+            (_, Some(_), _) => clash("running_confidence"),
+            (.., true) => clash("data_parallel"),
             _ => Ok(()),
         };
     }
@@ -77,7 +81,12 @@ impl Learned {
         };
         let prepared = [prepare(plain[0], false)?, prepare(plain[1], true)?];
         let groups = kernels.function(Variant::GroupRows)?;
-        Ok(Some(Self { rule: Rule::new(learner), momentum: setup.momentum.unwrap_or_default(), prepared, groups }))
+        let statistics = match setup.data_parallel {
+            true => Some(kernels.function(Variant::ClassStatistics)?),
+            false => None,
+        };
+        let momentum = setup.momentum.unwrap_or_default();
+        Ok(Some(Self { rule: Rule::new(learner), momentum, prepared, groups, statistics }))
     }
 
     pub(super) fn sizes(&self, max_rows: usize) -> LearnWorkspaceSizes {
@@ -85,7 +94,7 @@ impl Learned {
     }
 
     pub(super) fn functions(&self) -> impl Iterator<Item = &CudaFunction> {
-        self.prepared.iter().map(|prepared| &prepared.function).chain([&self.groups])
+        self.prepared.iter().map(|prepared| &prepared.function).chain([&self.groups]).chain(&self.statistics)
     }
 
     /// Enqueues a batch. `aligned`: whether its rows start on 16-byte boundaries; `plain`, `tally` and `statistics`: the kernels of cross-entropy without a learner.
@@ -102,12 +111,14 @@ impl Learned {
         (plain, tally, statistics): (&CudaFunction, &CudaFunction, Option<&CudaFunction>),
         at: &Addresses,
         own: &LearnAddresses,
+        learn_values: LearnValues,
         shape: Shape,
         values: Values,
     ) -> Result<()> {
         let Some(learner) = problem.learner() else { return Ok(()) };
         let Prepared { plan, function } = &self.prepared[usize::from(aligned)];
-        let sequence = LearnSequence::new(problem, (learner, &self.rule), plan, at, own, self.momentum, shape, values);
+        let learn_values = LearnValues { momentum: self.momentum, ..learn_values };
+        let sequence = LearnSequence::new(problem, (learner, &self.rule), plan, at, own, learn_values, shape, values);
         // SAFETY: each kernel takes the struct that the sequence made for it; the rest is the caller's promise.
         unsafe {
             if let Some((geometry, args)) = &sequence.tally {
@@ -124,6 +135,45 @@ impl Learned {
         }
         Ok(())
     }
+
+    /// Enqueues what gathers the classes' confidences, where the batch is spread over devices.
+    ///
+    /// # Safety
+    /// As [`enqueue`](Self::enqueue); `gathered` is of numbers of `shape.classes` classes.
+    #[allow(clippy::too_many_arguments, reason = "each is a struct or a kernel of its own")]
+    pub(super) unsafe fn enqueue_confidences(
+        &self,
+        stream: &CudaStream,
+        problem: &CrossEntropy,
+        aligned: bool,
+        plain: &CudaFunction,
+        at: &Addresses,
+        gathered: StatisticsAddresses,
+        shape: Shape,
+        values: Values,
+    ) -> Result<()> {
+        let plan = &self.prepared[usize::from(aligned)].plan;
+        let ConfidenceSequence { confidences, statistics } =
+            ConfidenceSequence::new(problem, plan, at, gathered, shape, values);
+        // SAFETY: each kernel takes the struct that the sequence made for it; the rest is the caller's promise.
+        unsafe {
+            launch(stream, plain, confidences.0, &confidences.1)?;
+            match &self.statistics {
+                Some(function) => launch(stream, function, statistics.0, &statistics.1),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// What a device's rows add up to by class, on the device: what the devices' are to be added up to.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ClassConfidencesMut<'a> {
+    /// How often each class occurs, `[C]`.
+    pub count: CudaViewMut<'a, u64>,
+    /// The sums of `softmax(u_i)_c` over the rows of each class, `[C]`.
+    pub sum: CudaViewMut<'a, f64>,
 }
 
 /// What was learned from the last batch, on the device: P classes of it, at most `min(N, C)`. Of longer views the first P entries are set.
@@ -163,11 +213,14 @@ struct Outputs {
 pub(super) struct LearnedMemory {
     outputs: Option<Outputs>,
     running: Option<CudaSlice<f64>>,
+    gathered: Option<Statistics>,
+    pub(super) gathered_at: StatisticsAddresses,
     pub(super) addresses: LearnAddresses,
 }
 
 impl LearnedMemory {
-    pub(super) fn new(memory: &mut Allocator<'_>, learned: &Learned, setup: &Setup) -> Result<Self> {
+    /// `errors`: the address of a [`LearnErrorWord`].
+    pub(super) fn new(memory: &mut Allocator<'_>, learned: &Learned, setup: &Setup, errors: u64) -> Result<Self> {
         let (c, rows) = (setup.classes, setup.max_rows.max(1));
         let sizes = learned.sizes(rows);
         let groups = sizes.groups;
@@ -192,16 +245,27 @@ impl LearnedMemory {
                 Some(memory.stream.clone_htod(&unseen).map_err(failed)?)
             }
         };
+        let gathered = if setup.data_parallel { Some(Statistics::new(memory, c)?) } else { None };
+        let gathered_at = match &gathered {
+            None => StatisticsAddresses::default(),
+            Some(gathered) => gathered.addresses(memory, c)?,
+        };
         let stream = memory.stream;
         let mut addresses = LearnAddresses {
             order: memory.own::<u32>(rows)?,
             found: memory.own::<u64>(c + 1)?,
             groups: memory.own::<Group>(groups)?,
             list: memory.own::<GroupList>(1)?,
-            sums: if learned.rule.mean { memory.own::<ClassSums>(c)? } else { 0 },
+            by_team: memory.own::<u32>(groups)?,
+            sums: if learned.rule.mean && gathered.is_none() { memory.own::<ClassSums>(c)? } else { 0 },
+            counts: gathered_at.count,
+            confidence_sums: gathered_at.confidence,
+            gang_sums: memory.own::<f32>(sizes.gang_rows * c)?,
+            gang_numbers: memory.own::<f64>(sizes.gang_rows)?,
+            bad_bound: errors + std::mem::offset_of!(LearnErrorWord, bad_bound) as u64,
             scratch: if sizes.scratch > 0 { memory.own::<f32>(sizes.scratch)? } else { 0 },
             directions: memory.upload_bytes("directions", learned.rule.directions.as_deref())?,
-            steps: memory.upload_bytes("steps", learned.rule.steps.as_deref())?,
+            bounds: memory.upload_bytes("bounds", learned.rule.bounds.as_deref())?,
             running: running.as_ref().map_or(0, |slice| slice.device_ptr(stream).0),
             ..LearnAddresses::default()
         };
@@ -214,7 +278,7 @@ impl LearnedMemory {
             addresses.confidences = confidence.device_ptr(stream).0;
             addresses.tau = tau.device_ptr(stream).0;
         }
-        Ok(Self { outputs, running, addresses })
+        Ok(Self { outputs, running, gathered, gathered_at, addresses })
     }
 
     /// Records that everything here was written.
@@ -234,6 +298,9 @@ impl LearnedMemory {
         if let Some(running) = &mut self.running {
             guards.write(running);
         }
+        if let Some(gathered) = &mut self.gathered {
+            gathered.guard(guards);
+        }
     }
 
     pub(super) fn views(&self) -> Option<LearnedViews<'_>> {
@@ -246,6 +313,11 @@ impl LearnedMemory {
             confidence: outputs.confidence.as_view(),
             tau: outputs.tau.as_view(),
         })
+    }
+
+    pub(super) fn class_confidences(&mut self) -> Option<ClassConfidencesMut<'_>> {
+        let gathered = self.gathered.as_mut()?;
+        Some(ClassConfidencesMut { count: gathered.count.as_view_mut(), sum: gathered.confidence.as_view_mut() })
     }
 
     pub(super) fn running(&self) -> Option<CudaView<'_, f64>> {

@@ -53,9 +53,9 @@ pub(super) fn check_vector<T>(
     check_context(name, data, context)
 }
 
-/// Most buffers that one enqueue reads or writes: logits, gradient and targets, nine results, eight of a learner, and five that a batch may
-/// bring.
-const MOST: usize = 3 + 9 + 8 + 5;
+/// Most buffers that one enqueue reads or writes: logits, gradient and targets, nine results, thirteen of a learner, and seven that a batch
+/// may bring.
+const MOST: usize = 3 + 9 + 13 + 7;
 
 /// Addresses for one enqueue. The guards wait for other streams' work now and record this one's when dropped, as cudarc's event tracking asks.
 pub(super) struct Guards<'a> {

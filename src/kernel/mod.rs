@@ -13,8 +13,8 @@ pub use args::{
     Perturbation, Saved, Tally, TallyArgs, Totals, Weights,
 };
 pub use learn::{
-    Group, GroupArgs, GroupList, LearnAddresses, LearnArgs, LearnForm, LearnPlan, LearnSequence, LearnWorkspaceSizes,
-    MOST_LEARNED_CLASSES, Rule,
+    ConfidenceSequence, Group, GroupArgs, GroupList, LearnAddresses, LearnArgs, LearnErrorWord, LearnForm, LearnPlan,
+    LearnSequence, LearnValues, LearnWorkspaceSizes, MOST_EPS, MOST_LEARNED_CLASSES, Rule, check_shared_bound,
 };
 pub use plan::{Form, Geometry, Limits, Plan, TallyPlan};
 pub use sequence::{

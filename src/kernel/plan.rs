@@ -39,6 +39,8 @@ pub struct Geometry {
     pub threads: u32,
     /// Dynamic shared memory of a block, bytes.
     pub shared: u32,
+    /// Whether blocks wait for each other, so that all of them must be resident.
+    pub cooperative: bool,
 }
 
 /// What decides a plan of cross-entropy, beside the device.
@@ -127,7 +129,7 @@ impl Limits {
     /// As many blocks without dynamic shared memory as the device holds at a time, or as there is work for.
     pub(super) fn geometry(&self, threads: u32, work: i64) -> Geometry {
         let grid = work.clamp(1, self.blocks(threads, 0).into()) as u32;
-        Geometry { grid, cluster: 1, threads, shared: 0 }
+        Geometry { grid, cluster: 1, threads, shared: 0, cooperative: false }
     }
 }
 
@@ -223,14 +225,14 @@ impl Plan {
     pub fn geometry(&self, rows: i64) -> Geometry {
         let Self { threads, shared, cluster, .. } = *self;
         let grid = self.chunks(rows).clamp(1, self.teams.into()) as u32 * cluster;
-        Geometry { grid, cluster, threads, shared }
+        Geometry { grid, cluster, threads, shared, cooperative: false }
     }
 
     /// How class statistics are put into their final form.
     pub fn statistics_geometry(&self, classes: usize) -> Geometry {
         let threads = TALLY_THREADS.min(self.limits.block_threads / WARP * WARP);
         let grid = parts_of(classes as i64, threads.into()).clamp(1, self.limits.multiprocessors.into()) as u32;
-        Geometry { grid, cluster: 1, threads, shared: 0 }
+        Geometry { grid, cluster: 1, threads, shared: 0, cooperative: false }
     }
 
     /// The label pre-pass, where `rows` rows need one.

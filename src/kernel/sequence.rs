@@ -60,6 +60,14 @@ pub struct StatisticsAddresses {
     pub gathered: DevicePointer,
 }
 
+impl StatisticsAddresses {
+    /// The parameters of the kernel that turns sums into numbers.
+    pub(super) fn args(self, classes: usize, ticket: DevicePointer) -> ClassStatisticsArgs {
+        let Self { sums, count, correct, loss, confidence, rows, gathered } = self;
+        ClassStatisticsArgs { sums, count, correct, loss, confidence, rows, gathered, ticket, classes: classes as i64 }
+    }
+}
+
 /// The shape of a batch.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -220,22 +228,8 @@ impl Sequence {
             z_loss: problem.z_loss() as f32,
             padding: 0,
         };
-        let statistics = (at.statistics.sums != 0).then(|| {
-            let StatisticsAddresses { sums, count, correct, loss, confidence, rows, gathered } = at.statistics;
-            let classes = shape.classes as i64;
-            let args = ClassStatisticsArgs {
-                sums,
-                count,
-                correct,
-                loss,
-                confidence,
-                rows,
-                gathered,
-                ticket: ticket(2),
-                classes,
-            };
-            (plan.statistics_geometry(shape.classes), args)
-        });
+        let statistics = (at.statistics.sums != 0)
+            .then(|| (plan.statistics_geometry(shape.classes), at.statistics.args(shape.classes, ticket(2))));
         Self { tally, main: (plan.geometry(rows), args), statistics }
     }
 }

@@ -1,7 +1,7 @@
 //! The kernel sources and the variants they are compiled in.
 
 /// Every file under `kernels/`, by the name that the others include it by.
-pub const SOURCES: [(&str, &str); 23] = [
+pub const SOURCES: [(&str, &str); 29] = [
     ("prelude.cuh", include_str!("../../kernels/prelude.cuh")),
     ("elements.cuh", include_str!("../../kernels/elements.cuh")),
     ("sync.cuh", include_str!("../../kernels/sync.cuh")),
@@ -15,9 +15,12 @@ pub const SOURCES: [(&str, &str); 23] = [
     ("cross_entropy.cu", include_str!("../../kernels/cross_entropy.cu")),
     ("class_sums.cuh", include_str!("../../kernels/class_sums.cuh")),
     ("class_statistics.cu", include_str!("../../kernels/class_statistics.cu")),
+    ("learner.cuh", include_str!("../../kernels/learner.cuh")),
     ("groups.cuh", include_str!("../../kernels/groups.cuh")),
     ("group_rows.cu", include_str!("../../kernels/group_rows.cu")),
     ("learn_tile.cuh", include_str!("../../kernels/learn_tile.cuh")),
+    ("learn_group.cuh", include_str!("../../kernels/learn_group.cuh")),
+    ("learn_passes.cuh", include_str!("../../kernels/learn_passes.cuh")),
     ("learn_cross_entropy.cu", include_str!("../../kernels/learn_cross_entropy.cu")),
     ("targets.cuh", include_str!("../../kernels/targets.cuh")),
     ("running_sum.cuh", include_str!("../../kernels/running_sum.cuh")),
@@ -25,6 +28,9 @@ pub const SOURCES: [(&str, &str); 23] = [
     ("decode_targets.cu", include_str!("../../kernels/decode_targets.cu")),
     ("binary_cross_entropy.cu", include_str!("../../kernels/binary_cross_entropy.cu")),
     ("binary_class_statistics.cu", include_str!("../../kernels/binary_class_statistics.cu")),
+    ("binary_learner.cuh", include_str!("../../kernels/binary_learner.cuh")),
+    ("binary_confidences.cu", include_str!("../../kernels/binary_confidences.cu")),
+    ("learn_binary_cross_entropy.cu", include_str!("../../kernels/learn_binary_cross_entropy.cu")),
 ];
 
 /// What logits and gradients are made of; numbered as in `elements.cuh`.
@@ -128,6 +134,16 @@ pub enum Variant {
         /// What logits are made of.
         dtype: DType,
     },
+    /// Confidences of classes and signs, and what is learned from them alone.
+    BinaryConfidences {
+        /// What logits are made of.
+        dtype: DType,
+    },
+    /// The raw steps of the multi-label learner.
+    LearnBinaryCrossEntropy {
+        /// What logits are made of.
+        dtype: DType,
+    },
 }
 
 /// Numbers a thread that the register regimes are compiled for, ascending. A slot of half-precision numbers has 8.
@@ -152,6 +168,7 @@ impl Variant {
         }
         for dtype in DType::ALL {
             all.extend([Self::DecodeTargets { dtype }, Self::BinaryClassStatistics { dtype }]);
+            all.extend([Self::BinaryConfidences { dtype }, Self::LearnBinaryCrossEntropy { dtype }]);
             all.extend([false, true].map(|focusing| Self::BinaryCrossEntropy { dtype, focusing }));
         }
         all
@@ -192,6 +209,8 @@ impl Variant {
                 format!("binary_cross_entropy_{}{}", dtype.name(), if *focusing { "_focusing" } else { "" })
             }
             Self::BinaryClassStatistics { dtype } => format!("binary_class_statistics_{}", dtype.name()),
+            Self::BinaryConfidences { dtype } => format!("binary_confidences_{}", dtype.name()),
+            Self::LearnBinaryCrossEntropy { dtype } => format!("learn_binary_cross_entropy_{}", dtype.name()),
         }
     }
 
@@ -206,6 +225,8 @@ impl Variant {
             Self::DecodeTargets { .. } => "decode_targets.cu",
             Self::BinaryCrossEntropy { .. } => "binary_cross_entropy.cu",
             Self::BinaryClassStatistics { .. } => "binary_class_statistics.cu",
+            Self::BinaryConfidences { .. } => "binary_confidences.cu",
+            Self::LearnBinaryCrossEntropy { .. } => "learn_binary_cross_entropy.cu",
         }
     }
 
@@ -220,6 +241,8 @@ impl Variant {
             Self::DecodeTargets { .. } => "decode_targets",
             Self::BinaryCrossEntropy { .. } => "binary_cross_entropy",
             Self::BinaryClassStatistics { .. } => "binary_class_statistics",
+            Self::BinaryConfidences { .. } => "binary_confidences",
+            Self::LearnBinaryCrossEntropy { .. } => "learn_binary_cross_entropy",
         }
     }
 
@@ -236,7 +259,10 @@ impl Variant {
             Self::LearnCrossEntropy { dtype, general, on_chip } => {
                 vec![("DTYPE", *dtype as u32), ("GENERAL", u32::from(*general)), ("ON_CHIP", u32::from(*on_chip))]
             }
-            Self::DecodeTargets { dtype } | Self::BinaryClassStatistics { dtype } => vec![("DTYPE", *dtype as u32)],
+            Self::DecodeTargets { dtype }
+            | Self::BinaryClassStatistics { dtype }
+            | Self::BinaryConfidences { dtype }
+            | Self::LearnBinaryCrossEntropy { dtype } => vec![("DTYPE", *dtype as u32)],
             Self::BinaryCrossEntropy { dtype, focusing } => {
                 vec![("DTYPE", *dtype as u32), ("FOCUSING", u32::from(*focusing))]
             }

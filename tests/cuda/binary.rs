@@ -2,7 +2,7 @@
 
 #[allow(dead_code, reason = "what runs on the emulated device is not needed here")]
 #[path = "../emulated_binary/case.rs"]
-mod case;
+pub(crate) mod case;
 
 use crate::device::Device;
 use case::{Case, Format, Numbers, dense};
@@ -22,7 +22,7 @@ use std::sync::Arc;
 const LENGTHS: [usize; 11] = [1, 3, 8, 33, 64, 100, 300, 1000, 1100, 2100, 20_003];
 
 /// What logits are made of.
-trait Number: DeviceElement + Copy + PartialEq {
+pub(crate) trait Number: DeviceElement + Copy + PartialEq {
     fn of(x: f32) -> Self;
     fn wide(self) -> f32;
 }
@@ -186,10 +186,13 @@ impl<T: Number> Beside<T> {
     }
 }
 
-fn operation<T: Number>(device: &Device, case: &Case) -> Result<BinaryCrossEntropyOp<T>, Failed> {
+pub(crate) fn operation<T: Number>(device: &Device, case: &Case) -> Result<BinaryCrossEntropyOp<T>, Failed> {
     let mut setup = BinarySetup::new(case.classes, case.rows()).loss_rows().lists();
     if case.statistics {
         setup = setup.statistics();
+    }
+    if case.problem.learner().is_some() {
+        setup = setup.learned();
     }
     Ok(BinaryCrossEntropyOp::new(&device.kernels, &device.stream, &case.problem, setup)?)
 }
@@ -217,7 +220,11 @@ fn numbers<T: Number>(
 }
 
 /// Runs a case through an operation.
-fn run_through<T: Number>(device: &Device, op: &mut BinaryCrossEntropyOp<T>, case: &Case) -> Result<Numbers, Failed> {
+pub(crate) fn run_through<T: Number>(
+    device: &Device,
+    op: &mut BinaryCrossEntropyOp<T>,
+    case: &Case,
+) -> Result<Numbers, Failed> {
     let stream = &device.stream;
     let (c, canary) = (case.classes, T::of(-77.0));
     let narrow: Vec<T> = case.logits.iter().map(|&x| T::of(x)).collect();
@@ -340,7 +347,10 @@ pub fn corners() -> Result<(), Failed> {
     Ok(())
 }
 
-fn expect_bad<T: Number>(op: &mut BinaryCrossEntropyOp<T>, expected: Option<(usize, &str)>) -> Result<(), Failed> {
+pub(crate) fn expect_bad<T: Number>(
+    op: &mut BinaryCrossEntropyOp<T>,
+    expected: Option<(usize, &str)>,
+) -> Result<(), Failed> {
     match (op.check(), expected) {
         (Ok(()), None) => Ok(()),
         (Err(Error::Target { row, problem }), Some((at, words))) if row == at && problem.contains(words) => Ok(()),

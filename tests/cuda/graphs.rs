@@ -11,7 +11,10 @@ use logit_perturb_emulator::{Gradient, Rows};
 use std::sync::Arc;
 
 /// Captures what `work` enqueues, in the mode that refuses every unsafe call of any thread.
-fn capture(stream: &Arc<CudaStream>, work: impl FnOnce() -> logit_perturb::Result<()>) -> Result<CudaGraph, Failed> {
+pub(crate) fn capture(
+    stream: &Arc<CudaStream>,
+    work: impl FnOnce() -> logit_perturb::Result<()>,
+) -> Result<CudaGraph, Failed> {
     stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL)?;
     let done = work();
     // Ended whatever came of the work: an open capture would refuse what the other tests do.

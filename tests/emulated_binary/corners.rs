@@ -1,7 +1,7 @@
 //! Corner cases of SPEC 5.
 
 use crate::case::{Case, Format, TINY, dense};
-use logit_perturb::kernel::binary::TargetErrors;
+use logit_perturb::kernel::binary::{AllowedTargets, TargetErrors};
 use logit_perturb::kernel::{DType, Limits};
 use logit_perturb::{BinaryCrossEntropy, Focusing, Reduction};
 use logit_perturb_emulator::{BinaryOutcome, Emulator, Gradient, Options, Rows};
@@ -164,7 +164,7 @@ fn bad_targets_are_recorded_and_count_as_masked() {
     let outcome = case.run(1);
     case.compare(&outcome);
     assert!(outcome.errors.value.is_nan() && (outcome.errors.row, outcome.errors.column) == (2, 5));
-    let problem = outcome.errors.problem(10, true).unwrap();
+    let problem = outcome.errors.problem(10, AllowedTargets { unknown: true, hard: false }).unwrap();
     assert_eq!(problem, "class 5 is NaN, must be in [0, 1] or -1 (unknown); 1 such target(s) in all");
 }
 
@@ -262,7 +262,7 @@ fn lists_have_their_corner_cases() {
             assert!(
                 outcome
                     .errors
-                    .problem(c, false)
+                    .problem(c, AllowedTargets { unknown: false, hard: false })
                     .unwrap()
                     .starts_with(&format!("class index {c}, must be in 0..{c}; 4 such"))
             );

@@ -6,7 +6,9 @@ use logit_perturb::cpu::{self, CrossEntropyOutput, Pass};
 use logit_perturb::half::{bf16, f16};
 use logit_perturb::kernel::{DType, LearnForm, LearnPlan, Limits};
 use logit_perturb::{Bound, Labels, Learner, Matrix, Perturbation, Reduction, RunningConfidence, Split, Step};
-use logit_perturb_emulator::{Batch, Beside, Emulator, Given, Gradient, LearnOperation, LearnOutcome, Options, Rows};
+use logit_perturb_emulator::{
+    Batch, Beside, Emulator, Given, Gradient, LearnInputs, LearnOperation, LearnOutcome, Options, Rows,
+};
 
 /// Limits under which a tile holds so many rows on chip; 0 for none, so that a class's arrays lie in global memory.
 pub fn tiles_of(rows: u32, classes: usize) -> Limits {
@@ -40,7 +42,10 @@ pub struct Device {
     pub gradient: Gradient,
     pub wide: bool,
     pub statistics: bool,
+    pub data_parallel: bool,
     pub running: Option<(f64, Vec<f64>)>,
+    pub alpha: Option<f32>,
+    pub eps: Option<Vec<f32>>,
     pub options: Options,
 }
 
@@ -54,7 +59,10 @@ impl Device {
             gradient: Gradient::Into(at),
             wide: true,
             statistics: true,
+            data_parallel: false,
             running: None,
+            alpha: None,
+            eps: None,
             options: Options::default(),
         }
     }
@@ -66,6 +74,13 @@ pub fn single(numbers: &[f64]) -> Vec<f32> {
 
 /// Lays a case out and hands its operation over.
 pub fn with_operation<R>(case: &Case, device: &Device, run: impl FnOnce(&mut Emulator, &LearnOperation) -> R) -> R {
+    let mut emulator = Emulator::new(device.options.clone());
+    let operation = lay_out(&mut emulator, case, device);
+    run(&mut emulator, &operation)
+}
+
+/// Lays a case out beside others.
+pub fn lay_out(emulator: &mut Emulator, case: &Case, device: &Device) -> LearnOperation {
     let logits = single(&case.logits);
     let (weights, per_sample) = (case.sample_weights.as_deref().map(single), single(&case.per_sample));
     let upstream = single(&case.upstream);
@@ -87,10 +102,14 @@ pub fn with_operation<R>(case: &Case, device: &Device, run: impl FnOnce(&mut Emu
         },
         ..Batch::new(&logits, case.columns, Labels::I64(&case.labels), device.limits)
     };
-    let mut emulator = Emulator::new(device.options.clone());
     let running = device.running.as_ref().map(|(momentum, values)| (*momentum, values.as_slice()));
-    let operation = LearnOperation::new(&mut emulator, &case.problem(), &batch, running);
-    run(&mut emulator, &operation)
+    let eps = device.eps.as_deref().map(|eps| match eps {
+        [one] => Given::Device(*one),
+        by_class => Given::Rows(by_class),
+    });
+    let inputs =
+        LearnInputs { running, alpha: device.alpha.map(Given::Device), eps, data_parallel: device.data_parallel };
+    LearnOperation::new(emulator, &case.problem(), &batch, inputs)
 }
 
 pub fn run(case: &Case, device: &Device) -> LearnOutcome {

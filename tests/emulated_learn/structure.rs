@@ -6,6 +6,7 @@ use crate::run::{Device, check, run, tiles_of};
 use logit_perturb::kernel::{DType, LearnForm, LearnPlan, Limits, check_supported};
 use logit_perturb::{Bound, ClassCounts, CrossEntropy, GradientSemantics, Learner, Reduction, Split, Step};
 use logit_perturb_emulator::{Gradient, LearnOutcome, Options, Rows};
+use std::collections::BTreeSet;
 
 fn case(n: usize, c: usize, split: Split, bound: Bound) -> Case {
     let logits = uniform(11, n * c, -4.0..4.0).into_iter().map(|x| f64::from(x as f32)).collect();
@@ -22,10 +23,11 @@ fn bits(outcome: &LearnOutcome) -> Vec<u32> {
     numbers.chain(learned).map(f32::to_bits).chain(outcome.steps.clone()).collect()
 }
 
-/// Logits are read once where a class fits into a tile, once more where the mean of the confidences decides; else at most K + 2 times. The
-/// gradient is written once.
+/// Logits are read once where a class fits into the tiles of as many blocks as there are, once more where the mean of the confidences decides;
+/// else K + 2 times. The gradient is written once.
 #[test]
 fn logits_move_as_often_as_they_must() {
+    let mut reached = BTreeSet::new();
     for c in [12, 70] {
         let counts = || ClassCounts::new((1..=c).map(|n| n as f64)).unwrap();
         let plans = [
@@ -37,7 +39,7 @@ fn logits_move_as_often_as_they_must() {
             (Split::Explicit(vec![1; c]), Bound::Explicit(vec![0.5; c])),
         ];
         for (split, bound) in plans {
-            for tile in [20, 3, 0] {
+            for tile in [20, 6, 3, 0] {
                 let mean = split == Split::MeanConfidence;
                 let case = case(18, c, split.clone(), bound.clone());
                 let at = Rows { stride: c + 2, offset: 1 };
@@ -48,10 +50,12 @@ fn logits_move_as_often_as_they_must() {
                     let Some(y) = case.class(i) else { continue };
                     let place = outcome.classes.iter().position(|&class| class == y as i32).unwrap();
                     let of_class = (0..18).filter(|&j| case.class(j) == Some(y)).count();
-                    let expected = match (of_class <= tile_rows, mean) {
-                        (true, mean) => 1 + u32::from(mean),
-                        (false, _) => outcome.steps[place] + 2,
+                    let blocks = outcome.plan.geometry(18).grid as usize;
+                    let expected = match of_class.div_ceil(tile_rows) <= blocks {
+                        true => 1 + u32::from(mean),
+                        false => outcome.steps[place] + 2,
                     };
+                    reached.insert((of_class.div_ceil(tile_rows) > 1, of_class.div_ceil(tile_rows) > blocks));
                     assert!(
                         reads.iter().all(|&n| n == expected),
                         "{c} classes, row {i}: {reads:?}, expected {expected}"
@@ -62,6 +66,7 @@ fn logits_move_as_often_as_they_must() {
             }
         }
     }
+    assert_eq!(reached.len(), 3, "one tile, one a block, and more: {reached:?}");
 }
 
 /// The same bits for every order of threads and blocks, whatever the grid.
@@ -154,9 +159,9 @@ fn plans_keep_what_fits_on_chip() {
     for (classes, on_chip, tile_rows, threads) in [
         (10, true, 875, 128),
         (100, true, 205, 128),
-        (1000, true, 21, 512),
-        (6000, true, 1, 512),
-        (10_000, false, 4, 512),
+        (1000, true, 21, 256),
+        (6000, true, 1, 256),
+        (10_000, false, 8, 256),
     ] {
         let plan = LearnPlan::new(LearnForm { dtype: DType::F32, classes, aligned: true, general: false }, limits);
         assert_eq!((plan.is_on_chip(), plan.tile_rows, plan.threads), (on_chip, tile_rows, threads), "{classes}");

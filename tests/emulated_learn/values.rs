@@ -37,7 +37,7 @@ impl Draw {
 
     fn learner(&mut self, c: usize) -> Learner {
         let (split, bound) = PLANS[self.of("plan", PLANS.len())];
-        let counts = ClassCounts::new(self.numbers(c, 1.0, 500.0)).unwrap();
+        let counts = ClassCounts::new(self.numbers(c, 125.0, 500.0)).unwrap();
         let split = match split {
             0 => Split::MeanConfidence,
             1 => Split::Confidence { tau: 0.21 },
@@ -53,7 +53,8 @@ impl Draw {
                 eps: 0.3,
                 delta_head: eps * 0.5,
                 delta_tail: eps,
-                ratio: self.on("ratio").then(|| self.numbers(c, 0.25, 4.0)),
+                // No bound over 30: tails are pushed up to four times as far.
+                ratio: self.on("ratio").then(|| self.numbers(c, 0.5, 2.0)),
             },
         };
         let step = if self.on("step") { Step::UnitL2 } else { Step::Raw };

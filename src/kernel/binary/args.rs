@@ -15,6 +15,30 @@ pub enum TargetFormat {
     I8 = 2,
     U8 = 3,
     Bits = 4,
+    /// 0, 1 or -1 in f32: what a learner takes of [`Self::F32`].
+    HardF32 = 5,
+    /// The same in the logits' type.
+    HardElement = 6,
+}
+
+impl TargetFormat {
+    /// The format where a learner wants each target to be 0 or 1.
+    pub(super) fn hard(self) -> Self {
+        match self {
+            Self::F32 => Self::HardF32,
+            Self::Element => Self::HardElement,
+            other => other,
+        }
+    }
+}
+
+/// Which targets a batch may have, beside 0 and 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllowedTargets {
+    /// -1, for unknown.
+    pub unknown: bool,
+    /// Only those, since a learner wants hard targets.
+    pub hard: bool,
 }
 
 /// Targets of a batch.
@@ -63,15 +87,17 @@ pub struct TargetErrors {
 }
 
 impl TargetErrors {
-    /// What is wrong, in words, without the row; `None` where nothing is. `unknown`: whether -1 is a target that is allowed.
-    pub fn problem(&self, classes: usize, unknown: bool) -> Option<String> {
+    /// What is wrong, in words, without the row; `None` where nothing is.
+    pub fn problem(&self, classes: usize, allowed: AllowedTargets) -> Option<String> {
         let Self { bad, column, value, end, .. } = *self;
         let first = match column {
             _ if bad == 0 => return None,
             -1 => format!("class index {value}, must be in 0..{classes}"),
             -2 => format!("offsets {value}..{end}, must ascend within the indices"),
             _ => {
-                format!("class {column} is {value}, must be in [0, 1]{}", if unknown { " or -1 (unknown)" } else { "" })
+                let (range, learner) = if allowed.hard { ("0 or 1", " with a learner") } else { ("in [0, 1]", "") };
+                let unknown = if allowed.unknown { " or -1 (unknown)" } else { "" };
+                format!("class {column} is {value}, must be {range}{unknown}{learner}")
             }
         };
         Some(format!("{first}; {bad} such target(s) in all"))

@@ -4,8 +4,11 @@
 use super::super::args::{DevicePointer, Operand};
 use super::super::plan::{Geometry, count_of};
 use super::args::{BinaryClassStatisticsArgs, BinaryCrossEntropyArgs, BinaryTerms, DecodeArgs, TargetFormat, Targets};
+use super::learn::{
+    BinaryLearnAddresses, BinaryLearnPlan, BinaryLearnSequence, BinaryRule, Seen, check_binary_learner,
+};
 use super::plan::BinaryPlan;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::loss::{BinaryCrossEntropy, Reduction};
 
 /// Device addresses of a batch and of the workspace, 0 for what is not there.
@@ -91,11 +94,24 @@ pub struct BinaryValues {
     pub divisor: Option<f64>,
 }
 
+/// A problem's learner, prepared.
+#[derive(Clone, Copy, Debug)]
+pub struct BinaryLearning<'a> {
+    /// What the host decides.
+    pub rule: &'a BinaryRule,
+    /// Its plan.
+    pub plan: &'a BinaryLearnPlan,
+    /// Its memory.
+    pub at: &'a BinaryLearnAddresses,
+}
+
 /// The launches of a batch, in order.
 #[derive(Clone, Copy, Debug)]
 pub struct BinarySequence {
     /// The pre-pass over targets, where there is one.
     pub decode: Option<(Geometry, DecodeArgs)>,
+    /// The learner's, where there is one.
+    pub learn: Option<BinaryLearnSequence>,
     /// Class statistics, where asked for.
     pub statistics: Option<(Geometry, BinaryClassStatisticsArgs)>,
     /// The main kernel.
@@ -122,12 +138,9 @@ impl BinaryWorkspaceSizes {
 /// Names the first option of a problem that the kernels do not have.
 ///
 /// # Errors
-/// [`Error::Unsupported`].
+/// [`Error::Unsupported`](crate::Error::Unsupported); [`Error::Value`](crate::Error::Value) for a bound out of the kernels' range.
 pub fn check_binary_supported(problem: &BinaryCrossEntropy) -> Result<()> {
-    match problem.learner() {
-        None => Ok(()),
-        Some(_) => Err(Error::Unsupported { what: "a learned perturbation".to_owned(), backend: "CUDA" }),
-    }
+    check_binary_learner(problem)
 }
 
 fn terms(problem: &BinaryCrossEntropy, at: &BinaryAddresses) -> BinaryTerms {
@@ -151,10 +164,11 @@ fn terms(problem: &BinaryCrossEntropy, at: &BinaryAddresses) -> BinaryTerms {
 }
 
 impl BinarySequence {
-    /// The launches for one batch of a supported problem.
+    /// The launches for one batch of a supported problem. `learning` is there where the problem has a learner.
     pub fn new(
         problem: &BinaryCrossEntropy,
         plan: &BinaryPlan,
+        learning: Option<BinaryLearning<'_>>,
         at: &BinaryAddresses,
         shape: BinaryShape,
         values: BinaryValues,
@@ -168,7 +182,7 @@ impl BinarySequence {
                 mask: at.mask,
                 stride: stride as i64,
                 mask_stride: shape.mask_stride as i64,
-                format: format as i32,
+                format: if learning.is_some() { format.hard() } else { format } as i32,
                 classes,
             },
             TargetSource::Lists { .. } => Targets {
@@ -209,6 +223,14 @@ impl BinarySequence {
             };
             (plan.geometry, args)
         });
+        let learn = learning.map(|BinaryLearning { rule, plan, at: own }| {
+            let (logits_stride, offset) = (shape.logits_stride as i64, at.offset);
+            BinaryLearnSequence::new(rule, plan, own, Seen { logits: at.logits, logits_stride, targets, offset, rows })
+        });
+        // What is learned lies on top of the fixed perturbation.
+        let learned = learning.map(|learning| learning.at.signs.map(|sign| sign.outputs.perturbation));
+        let [positive, negative] = learned.unwrap_or([at.positive, at.negative]);
+        let at = &BinaryAddresses { positive, negative, ..*at };
         let terms = terms(problem, at);
         let statistics = (at.class_count != 0).then(|| {
             let statistics = plan.statistics(rows);
@@ -266,6 +288,6 @@ impl BinarySequence {
             },
             upstream: values.upstream as f32,
         };
-        Self { decode, statistics, main: (plan.geometry(rows), main) }
+        Self { decode, learn, statistics, main: (plan.geometry(rows), main) }
     }
 }

@@ -5,8 +5,8 @@ mod plan;
 mod rule;
 mod sequence;
 
-pub use args::{Group, GroupArgs, GroupList, LearnArgs};
+pub use args::{Group, GroupArgs, GroupList, LearnArgs, LearnErrorWord};
 pub use plan::{LearnForm, LearnPlan};
 pub(super) use rule::check_learner;
-pub use rule::{MOST_LEARNED_CLASSES, Rule};
-pub use sequence::{LearnAddresses, LearnSequence, LearnWorkspaceSizes};
+pub use rule::{MOST_EPS, MOST_LEARNED_CLASSES, Rule, check_shared_bound};
+pub use sequence::{ConfidenceSequence, LearnAddresses, LearnSequence, LearnValues, LearnWorkspaceSizes};

@@ -15,6 +15,8 @@
     extern "C" void EMULATED_ENTRY(name)(const void* args) { name(*static_cast<const Args*>(args)); }                  \
     static void name(const Args& args)
 
+#define BOUNDED_KERNEL(threads, blocks, name, Args) KERNEL(name, Args)
+
 // A reference to an array, so that the sanitizers know its bounds.
 #define SHARED(type, name, count)                                                                                      \
     static const char name##_declaration = 0;                                                                          \
@@ -86,6 +88,9 @@ template <class T> DEVICE T load(const T* from, EMULATED_HERE) {
 template <class T> DEVICE void store(T* to, T x, EMULATED_HERE) {
     emulated_store(to, x, emulator::Access::STORE, EMULATED_SITE);
 }
+DEVICE float load_fresh(const float* from, EMULATED_HERE) {
+    return emulated_load(from, emulator::Access::FRESH_LOAD, EMULATED_SITE);
+}
 DEVICE double load_fresh(const double* from, EMULATED_HERE) {
     return emulated_load(from, emulator::Access::FRESH_LOAD, EMULATED_SITE);
 }
@@ -120,6 +125,7 @@ DEVICE float reciprocal_approximate(float x) { return emulator::reciprocal_appro
 DEVICE u32 count_bits(u32 bits) { return static_cast<u32>(__builtin_popcount(bits)); }
 
 DEVICE void block_barrier(EMULATED_HERE) { emulator::block_barrier(EMULATED_SITE); }
+DEVICE void warp_barrier(EMULATED_HERE) { emulator::warp_barrier(EMULATED_SITE); }
 template <class T> DEVICE T shuffle_xor(T x, u32 lanes, EMULATED_HERE) {
     emulator::exchange(emulated_lane_value(x), EMULATED_SITE);
     return emulated_of_lane<T>(thread_index() % emulator::LANES ^ lanes);
@@ -144,6 +150,16 @@ DEVICE u32 atomic_add(u32* to, u32 x, EMULATED_HERE) {
 }
 DEVICE u64 atomic_add(u64* to, u64 x, EMULATED_HERE) {
     return emulated_atomic(to, [x](u64 old) { return old + x; }, EMULATED_SITE);
+}
+DEVICE u64 atomic_max(u64* to, u64 x, EMULATED_HERE) {
+    return emulated_atomic(to, [x](u64 old) { return old < x ? x : old; }, EMULATED_SITE);
+}
+DEVICE u32 atomic_load(const u32* from, EMULATED_HERE) {
+    if (!emulator::admit(from, sizeof(u32), emulator::Access::FRESH_LOAD, EMULATED_SITE)) return ~0u;
+    emulator::before_atomic(from, sizeof(u32));
+    const u32 x = __atomic_load_n(from, __ATOMIC_RELAXED);
+    emulator::after_atomic_load(from);
+    return x;
 }
 DEVICE u64 atomic_min(u64* to, u64 x, EMULATED_HERE) {
     return emulated_atomic(to, [x](u64 old) { return x < old ? x : old; }, EMULATED_SITE);

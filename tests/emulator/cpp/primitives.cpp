@@ -105,7 +105,7 @@ bool defer(void* to, const void* value, unsigned bytes, Access access) {
     return true;
 }
 
-void before_atomic(void* at, unsigned) {
+void before_atomic(const void* at, unsigned) {
     Thread& thread = launch->running();
     // The order at one address holds for atomics too.
     thread.block.stores.drain_line_of(address_of(at));
@@ -119,6 +119,13 @@ void after_atomic(void* at) {
     thread.met.push_back(at);
     // What comes next may be a fence that hides that there was none before: it had better be late.
     if (launch->random.one_in(2)) launch->doze(thread);
+    launch->yield();
+}
+
+void after_atomic_load(const void* at) {
+    Thread& thread = launch->running();
+    // As after a read-modify-write, but that it publishes nothing.
+    thread.met.push_back(const_cast<void*>(at));
     launch->yield();
 }
 
@@ -140,6 +147,11 @@ void block_barrier(Site site) {
     thread.stores.move_to(block.stores);
     block.stores.shrink_to(MOST_OF_BLOCK, launch->random);
     meet_in_order(block.barrier, site);
+}
+
+void warp_barrier(Site site) {
+    Thread& thread = launch->running();
+    meet_in_order(thread.block.warps[thread.at.thread / LANES].meeting, site);
 }
 
 void cluster_barrier(Site site) {

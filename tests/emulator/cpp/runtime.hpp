@@ -25,10 +25,12 @@ void overlay(const void* at, void* value, unsigned bytes);
 // Whether the store buffer took the store; else the caller stores.
 bool defer(void* to, const void* value, unsigned bytes, Access access);
 // Around a read-modify-write of memory itself.
-void before_atomic(void* at, unsigned bytes);
+void before_atomic(const void* at, unsigned bytes);
 void after_atomic(void* at);
+void after_atomic_load(const void* at);
 
 void block_barrier(Site site);
+void warp_barrier(Site site);
 void cluster_barrier(Site site);
 void device_fence();
 

@@ -1,6 +1,7 @@
 //! Binary cross-entropy as an operation on the emulated device: what `src/cuda` does on a GPU, from the same plan, launches and parameter
 //! structs.
 
+use crate::binary_learn_operation::{LearnedBinary, LearnedBuffers};
 use crate::elements::{upload, upload_operand};
 use crate::emulator::Emulator;
 use crate::fault::Faults;
@@ -11,8 +12,8 @@ use crate::report::{Report, Traffic};
 use bytemuck::{Pod, bytes_of};
 use logit_perturb::BinaryCrossEntropy;
 use logit_perturb::kernel::binary::{
-    BadTargets, BinaryAddresses, BinaryPlan, BinarySequence, BinaryShape, BinaryValues, BinaryWorkspaceSizes,
-    TargetErrors, TargetFormat, TargetSource,
+    BadTargets, BinaryAddresses, BinaryLearning, BinaryPlan, BinarySequence, BinaryShape, BinaryValues,
+    BinaryWorkspaceSizes, TargetErrors, TargetFormat, TargetSource,
 };
 use logit_perturb::kernel::{DType, Limits, Operand, Variant};
 
@@ -94,6 +95,8 @@ pub struct BinaryOutcome {
     pub gradient: Vec<f32>,
     /// Where asked for.
     pub statistics: Option<BinaryStatistics>,
+    /// What was learned, where there is a learner.
+    pub learned: Option<LearnedBinary>,
     /// What the device recorded.
     pub errors: TargetErrors,
     /// Whether everything that is to be 0 between launches is.
@@ -143,6 +146,7 @@ pub struct BinaryOperation {
     loss: Buffer<f32>,
     loss_rows: Buffer<f32>,
     statistics: Option<(Buffer<u64>, Buffer<f64>, Buffer<f64>)>,
+    learned: Option<LearnedBuffers>,
     errors: Buffer<TargetErrors>,
     targets: Buffer<u8>,
     is_list: bool,
@@ -229,6 +233,11 @@ impl BinaryOperation {
             Some(Given::Rows(numbers)) => vector(memory, numbers).address(),
             Some(Given::Host(_)) | None => 0,
         };
+        let positive = class_vector(memory, part(|(_, positive, _)| positive));
+        let negative = class_vector(memory, part(|(_, _, negative)| negative));
+        let learned = problem
+            .learner()
+            .map(|learner| LearnedBuffers::new(memory, learner, (c, dtype, batch.limits), [positive, negative]));
         let at = BinaryAddresses {
             logits: place.logits.address(),
             gradient: place.gradient_address(),
@@ -242,8 +251,8 @@ impl BinaryOperation {
                 .weights
                 .map_or_else(Operand::default, |weights| upload_operand(memory, dtype, weights, rows.max(1), c)),
             offset: class_vector(memory, part(|(offset, _, _)| offset)),
-            positive: class_vector(memory, part(|(_, positive, _)| positive)),
-            negative: class_vector(memory, part(|(_, _, negative)| negative)),
+            positive,
+            negative,
             pos_weight: class_vector(memory, problem.pos_weight().map(<[f64]>::to_vec)),
             upstream: given(memory, Some(batch.upstream)),
             divisor: given(memory, batch.divisor),
@@ -273,8 +282,10 @@ impl BinaryOperation {
         };
         let divisor = if let Some(Given::Host(divisor)) = batch.divisor { Some(divisor) } else { None };
         let upstream = if let Given::Host(upstream) = batch.upstream { upstream } else { f64::NAN };
-        let sequence = BinarySequence::new(problem, &plan, &at, shape, BinaryValues { upstream, divisor });
-        Self { sequence, plan, place, rows, loss, loss_rows, statistics, errors, targets, is_list, scratch }
+        let learning = learned.as_ref().map(|LearnedBuffers { rule, plan, at, .. }| BinaryLearning { rule, plan, at });
+        let values = BinaryValues { upstream, divisor };
+        let sequence = BinarySequence::new(problem, &plan, learning, &at, shape, values);
+        Self { sequence, plan, place, rows, loss, loss_rows, statistics, learned, errors, targets, is_list, scratch }
     }
 
     /// Replaces the targets, of lists their indices, as a trainer does between two replays of a graph.
@@ -296,6 +307,14 @@ impl BinaryOperation {
         if let Some((geometry, args)) = &self.sequence.decode {
             launch(Variant::DecodeTargets { dtype }, *geometry, bytes_of(args))?;
         }
+        if let (Some(learned), Some(sequence)) = (&self.learned, &self.sequence.learn) {
+            if let Some((geometry, args)) = &sequence.confidences {
+                launch(learned.plan.confidences_variant(), *geometry, bytes_of(args))?;
+            }
+            if let Some((geometry, args)) = &sequence.steps {
+                launch(learned.plan.steps_variant(), *geometry, bytes_of(args))?;
+            }
+        }
         if let Some((geometry, args)) = &self.sequence.statistics {
             launch(Variant::BinaryClassStatistics { dtype }, *geometry, bytes_of(args))?;
         }
@@ -312,8 +331,15 @@ impl BinaryOperation {
             loss_rows: memory.download(self.loss_rows)[..self.rows].to_vec(),
             gradient: self.place.download(memory),
             statistics,
+            learned: self.learned.as_ref().map(|learned| {
+                let by_learner = ["binary_confidences", "learn_binary_cross_entropy"];
+                let launched = launches.iter().zip(&reports);
+                let of_learner = launched.filter(|(name, _)| by_learner.iter().any(|kernel| name.starts_with(kernel)));
+                let traffic = of_learner.map(|(_, report): (_, &Report)| report.traffic(self.place.logits).clone());
+                learned.download(memory, traffic.collect())
+            }),
             errors: memory.download(self.errors)[0],
-            idle: self.scratch.is_idle(memory),
+            idle: self.scratch.is_idle(memory) && self.learned.as_ref().is_none_or(|learned| learned.is_idle(memory)),
             plan: self.plan,
             logits_traffic: reports[main].traffic(self.place.logits).clone(),
             gradient_traffic: self.place.gradient.map(|gradient| reports[main].traffic(gradient).clone()),

@@ -7,6 +7,7 @@ use crate::record::Record;
 use crate::report::{Report, Traffic};
 use logit_perturb::kernel::{Geometry, Variant};
 use std::ffi::{c_char, c_void};
+use std::io::Write;
 use std::path::PathBuf;
 
 /// As many as any device takes; portably it is 8.
@@ -17,7 +18,8 @@ const MOST_BLOCKS_OF_CLUSTER: u32 = 16;
 pub struct Options {
     /// Decides which thread runs when, and when stores reach memory.
     pub seed: u64,
-    /// Blocks that run at a time; the others start, in random order, as these end. The blocks of a cluster start together, be they more.
+    /// Blocks that run at a time; the others start, in random order, as these end. The blocks of a cluster start together, be they more, and
+    /// so do all of a cooperative launch.
     pub resident_blocks: u32,
     /// Whether a thread's stores reach others late: at its fences, its barriers as far as its block is concerned, those of the cluster,
     /// and at random.
@@ -44,6 +46,14 @@ impl Default for Options {
             record: None,
         }
     }
+}
+
+/// Adds a kernel's name to the file that the environment names, for who wants to know which kernels a test launches.
+fn note_launched(name: &str) {
+    let Some(path) = std::env::var_os("EMULATOR_LAUNCHED") else { return };
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+    let noted = file.and_then(|mut file| writeln!(file, "{name}"));
+    noted.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
 /// A device: its memory, and how it executes.
@@ -80,7 +90,7 @@ impl Emulator {
     /// # Panics
     /// As [`launch`](Self::launch), and when there is no such kernel.
     pub fn launch_named(&mut self, name: &str, geometry: Geometry, args: &[u8]) -> Result<Report, Faults> {
-        let Geometry { grid, cluster, threads, shared } = geometry;
+        let Geometry { grid, cluster, threads, shared, cooperative } = geometry;
         let possible = grid > 0 && (1..=MOST_BLOCKS_OF_CLUSTER).contains(&cluster) && grid % cluster == 0;
         assert!(possible && (1..=1024).contains(&threads), "{geometry:?} cannot be launched");
         // SAFETY: the name is given with its length; the table it is looked up in is constant.
@@ -90,17 +100,19 @@ impl Emulator {
         let args_bytes = unsafe { *(*kernel).args_bytes };
         assert_eq!(args.len(), args_bytes as usize, "{name} has arguments of another size");
 
-        let record =
-            self.options.record.as_ref().map(|_| Record::new(name, geometry, args, &self.options, &self.memory));
+        note_launched(name);
+        let resident_blocks = if cooperative { grid } else { self.options.resident_blocks };
+        let options = Options { resident_blocks, ..self.options.clone() };
+        let record = options.record.as_ref().map(|_| Record::new(name, geometry, args, &options, &self.memory));
         let mut counts: Vec<[Vec<u32>; 2]> = self.counters();
         let mut regions = self.regions(&mut counts);
-        let options = ffi::Options {
-            seed: self.options.seed,
-            exp_seed: self.options.exp_seed,
-            most_steps: self.options.most_steps,
-            exp_ulps: self.options.exp_ulps,
-            resident_blocks: self.options.resident_blocks,
-            store_buffer: self.options.store_buffer.into(),
+        let runtime_options = ffi::Options {
+            seed: options.seed,
+            exp_seed: options.exp_seed,
+            most_steps: options.most_steps,
+            exp_ulps: options.exp_ulps,
+            resident_blocks,
+            store_buffer: options.store_buffer.into(),
             padding: 0,
         };
         let none = ffi::Fault { file: c"".as_ptr(), line: 0, kind: 0, block: 0, thread: 0, text: [0; 200] };
@@ -117,7 +129,7 @@ impl Emulator {
                 kernel,
                 aligned_args.as_ptr().cast::<c_void>(),
                 ffi::Geometry { grid, cluster, threads, shared },
-                &raw const options,
+                &raw const runtime_options,
                 regions.as_mut_ptr(),
                 regions.len(),
                 &raw mut outcome,

@@ -3,15 +3,29 @@
 
 use crate::emulator::Emulator;
 use crate::fault::Faults;
-use crate::memory::Buffer;
-use crate::operation::{Batch, Laid, Outcome, is_aligned};
+use crate::memory::{Buffer, Memory};
+use crate::operation::{Batch, Given, Laid, Outcome, is_aligned};
 use crate::report::Report;
+use crate::statistics::StatisticsBuffers;
 use bytemuck::bytes_of;
 use logit_perturb::CrossEntropy;
 use logit_perturb::kernel::{
-    ClassSums, Group, GroupList, LearnAddresses, LearnForm, LearnPlan, LearnSequence, LearnWorkspaceSizes, Rule,
-    Variant, is_general,
+    ClassSums, ConfidenceSequence, Group, GroupList, LearnAddresses, LearnErrorWord, LearnForm, LearnPlan,
+    LearnSequence, LearnValues, LearnWorkspaceSizes, Rule, Variant, is_general,
 };
+
+/// What a batch brings to a learner.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LearnInputs<'a> {
+    /// The momentum of running confidences and what they are, NaN for a class never seen.
+    pub running: Option<(f64, &'a [f64])>,
+    /// In place of the learner's step size.
+    pub alpha: Option<Given<'a>>,
+    /// In place of the learner's bound: of all classes, or, as rows, one a class.
+    pub eps: Option<Given<'a>>,
+    /// Whether confidences are gathered in a phase of their own.
+    pub data_parallel: bool,
+}
 
 /// What a batch left: the outcome of the loss, and what was learned, P classes of it.
 #[derive(Clone, Debug)]
@@ -37,6 +51,13 @@ pub struct LearnOperation {
     plan: LearnPlan,
     sequence: LearnSequence,
     outputs: Outputs,
+    phase: Option<Phase>,
+}
+
+/// The first phase of a batch that is spread over devices.
+struct Phase {
+    sequence: ConfidenceSequence,
+    buffers: StatisticsBuffers,
 }
 
 #[derive(Clone, Copy)]
@@ -52,17 +73,11 @@ struct Outputs {
 }
 
 impl LearnOperation {
-    /// Lays a batch out in the device's memory. `running` is the momentum of running confidences and what they are, NaN for a class never
-    /// seen.
+    /// Lays a batch out in the device's memory.
     ///
     /// # Panics
     /// Without a learner.
-    pub fn new(
-        emulator: &mut Emulator,
-        problem: &CrossEntropy,
-        batch: &Batch<'_>,
-        running: Option<(f64, &[f64])>,
-    ) -> Self {
+    pub fn new(emulator: &mut Emulator, problem: &CrossEntropy, batch: &Batch<'_>, inputs: LearnInputs<'_>) -> Self {
         let learner = problem.learner().expect("a problem with a learner");
         let c = batch.classes;
         let rows = batch.logits.len() / c;
@@ -81,17 +96,39 @@ impl LearnOperation {
             directions: memory.poisoned(sizes.groups),
             steps: memory.poisoned(sizes.groups),
             confidences: memory.poisoned(sizes.groups),
-            running: running.map(|(_, values)| memory.upload(values)),
+            running: inputs.running.map(|(_, values)| memory.upload(values)),
         };
+        let gathered = inputs.data_parallel.then(|| StatisticsBuffers::new(memory, c));
+        let gathered_at = gathered.map(|buffers| buffers.addresses(memory, c)).unwrap_or_default();
+        let given = |memory: &mut Memory, given: Option<Given<'_>>| match given {
+            None => (None, 0),
+            Some(Given::Host(value)) => (Some(value), 0),
+            Some(Given::Device(value)) => (None, memory.upload(&[value]).address()),
+            Some(Given::Rows(values)) => (None, memory.upload(values).address()),
+        };
+        let (alpha, alpha_at) = given(memory, inputs.alpha);
+        let (eps, eps_at) = given(memory, inputs.eps);
+        let floats = |memory: &mut Memory, len: usize| if len > 0 { memory.poisoned::<f32>(len).address() } else { 0 };
         let own = LearnAddresses {
             order: memory.poisoned::<u32>(rows.max(1)).address(),
             found: memory.upload(&vec![0u64; c + 1]).address(),
             groups: memory.poisoned::<Group>(sizes.groups).address(),
             list: memory.poisoned::<GroupList>(1).address(),
-            sums: if rule.mean { memory.upload(&vec![ClassSums::default(); c]).address() } else { 0 },
-            scratch: if sizes.scratch > 0 { memory.poisoned::<f32>(sizes.scratch).address() } else { 0 },
+            by_team: memory.poisoned::<u32>(sizes.groups).address(),
+            sums: match rule.mean && gathered.is_none() {
+                true => memory.upload(&vec![ClassSums::default(); c]).address(),
+                false => 0,
+            },
+            counts: gathered_at.count,
+            confidence_sums: gathered_at.confidence,
+            scratch: floats(memory, sizes.scratch),
+            gang_sums: floats(memory, sizes.gang_rows * c),
+            gang_numbers: memory.poisoned::<f64>(sizes.gang_rows.max(1)).address(),
             directions: rule.directions.as_ref().map_or(0, |directions| memory.upload(directions).address()),
-            steps: rule.steps.as_ref().map_or(0, |steps| memory.upload(steps).address()),
+            bounds: rule.bounds.as_ref().map_or(0, |bounds| memory.upload(bounds).address()),
+            alpha_at,
+            eps_at,
+            bad_bound: laid.addresses.error + std::mem::offset_of!(LearnErrorWord, bad_bound) as u64,
             running: outputs.running.map_or(0, |buffer| buffer.address()),
             classes: outputs.classes.address(),
             present: outputs.present.address(),
@@ -101,18 +138,27 @@ impl LearnOperation {
             steps_taken: outputs.steps.address(),
             confidences: outputs.confidences.address(),
         };
-        let momentum = running.map_or(0.0, |(momentum, _)| momentum);
+        let values = LearnValues {
+            momentum: inputs.running.map_or(0.0, |(momentum, _)| momentum),
+            alpha,
+            eps,
+            eps_by_class: matches!(inputs.eps, Some(Given::Rows(_))),
+        };
         let sequence = LearnSequence::new(
             problem,
             (learner, &rule),
             &plan,
             &laid.addresses,
             &own,
-            momentum,
+            values,
             laid.shape,
             laid.values,
         );
-        Self { laid, plan, sequence, outputs }
+        let phase = gathered.map(|buffers| Phase {
+            sequence: ConfidenceSequence::new(problem, &plan, &laid.addresses, gathered_at, laid.shape, laid.values),
+            buffers,
+        });
+        Self { laid, plan, sequence, outputs, phase }
     }
 
     /// Replaces the labels, as a trainer does between two replays of a graph.
@@ -120,7 +166,33 @@ impl LearnOperation {
         self.laid.set_labels(emulator, labels);
     }
 
-    /// Launches what the batch takes.
+    /// The first phase of a batch that is spread over devices: how often each class occurs, and the sums of the confidences.
+    ///
+    /// # Errors
+    /// Every fault found.
+    ///
+    /// # Panics
+    /// Where the batch is not laid out for it.
+    pub fn gather(&self, emulator: &mut Emulator) -> Result<(Vec<u64>, Vec<f64>), Faults> {
+        let Phase { sequence, buffers } = self.phase.as_ref().expect("a batch that is spread over devices");
+        let ConfidenceSequence { confidences, statistics } = sequence;
+        emulator.launch(&self.plan.plain.variant, confidences.0, bytes_of(&confidences.1))?;
+        emulator.launch(&Variant::ClassStatistics, statistics.0, bytes_of(&statistics.1))?;
+        let found = buffers.download(&emulator.memory);
+        Ok((found.count, found.confidence))
+    }
+
+    /// What the devices' rows add up to, before the second phase.
+    ///
+    /// # Panics
+    /// As [`gather`](Self::gather).
+    pub fn set_gathered(&self, emulator: &mut Emulator, counts: &[u64], sums: &[f64]) {
+        let Phase { buffers, .. } = self.phase.as_ref().expect("a batch that is spread over devices");
+        emulator.memory.write(buffers.count, counts);
+        emulator.memory.write(buffers.confidence, sums);
+    }
+
+    /// Launches what the batch takes; of one that is spread over devices, the second phase.
     ///
     /// # Errors
     /// Every fault found.

@@ -73,6 +73,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod binary_learn_operation;
 mod binary_operation;
 mod elements;
 mod emulator;
@@ -84,14 +85,17 @@ mod operation;
 mod place;
 mod record;
 mod report;
+mod statistics;
 
+pub use binary_learn_operation::{LearnedBinary, LearnedBinarySign};
 pub use binary_operation::{BinaryBatch, BinaryOperation, BinaryOutcome, BinaryStatistics, DeviceTargets, PackedMask};
 pub use emulator::{Emulator, Options};
 pub use fault::{Fault, FaultKind, Faults};
-pub use learn_operation::{LearnOperation, LearnOutcome};
+pub use learn_operation::{LearnInputs, LearnOperation, LearnOutcome};
 pub use memory::{Buffer, Layout, Memory};
-pub use operation::{Batch, Beside, Given, Gradient, Operation, Outcome, Rows, Statistics};
+pub use operation::{Batch, Beside, Given, Gradient, Operation, Outcome, Rows};
 pub use report::{Report, Sectors, Traffic};
+pub use statistics::Statistics;
 
 /// Where the build left the kernels as C++ files, one a variant: `scripts/sanitize.sh` compiles them again.
 pub const GENERATED_SOURCES: &str = env!("EMULATOR_GENERATED");

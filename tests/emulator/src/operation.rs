@@ -6,10 +6,11 @@ use crate::fault::Faults;
 use crate::memory::Buffer;
 use crate::place::Place;
 use crate::report::{Report, Traffic};
+use crate::statistics::{Statistics, StatisticsBuffers};
 use bytemuck::bytes_of;
 use logit_perturb::kernel::{
-    Addresses, ClassSums, DType, ErrorWord, Form, LabelType, Limits, Plan, Saved, Sequence, Shape, StatisticsAddresses,
-    Tally, Totals, Values, Variant, Weights, WorkspaceSizes, is_general,
+    Addresses, DType, ErrorWord, Form, LabelType, LearnErrorWord, Limits, Plan, Saved, Sequence, Shape,
+    StatisticsAddresses, Tally, Totals, Values, Variant, Weights, WorkspaceSizes, is_general,
 };
 use logit_perturb::{CrossEntropy, Labels, LogitScale, Perturbation};
 
@@ -110,18 +111,6 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Class statistics, `[C]` each.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[allow(missing_docs, reason = "as in kernels/class_statistics.cu")]
-pub struct Statistics {
-    pub count: Vec<u64>,
-    pub correct: Vec<u64>,
-    pub loss: Vec<f64>,
-    pub confidence: Vec<f64>,
-    pub valid_rows: u64,
-    pub correct_rows: u64,
-}
-
 /// What a batch left.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -139,6 +128,8 @@ pub struct Outcome {
     pub gradient: Vec<f32>,
     /// What the device recorded.
     pub error: ErrorWord,
+    /// The first class whose bound, or whose step size, was out of its range, and the bound.
+    pub bad_bound: Option<(usize, f32)>,
     /// The plan of the launch that reads the logits first.
     pub plan: Plan,
     /// Accesses to the logits by that launch.
@@ -174,17 +165,8 @@ struct Outputs {
     loss_rows: Buffer<f32>,
     lse: Buffer<f32>,
     predictions: Buffer<i32>,
-    error: Buffer<ErrorWord>,
+    error: Buffer<LearnErrorWord>,
     statistics: Option<StatisticsBuffers>,
-}
-
-#[derive(Clone, Copy)]
-struct StatisticsBuffers {
-    count: Buffer<u64>,
-    correct: Buffer<u64>,
-    loss: Buffer<f64>,
-    confidence: Buffer<f64>,
-    rows: Buffer<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -308,19 +290,13 @@ impl Laid {
             LogitScale::PerClass(scales) => Some(to_f32(scales)),
             _ => None,
         };
-        let statistics = batch.statistics.then(|| StatisticsBuffers {
-            count: memory.poisoned(c),
-            correct: memory.poisoned(c),
-            loss: memory.poisoned(c),
-            confidence: memory.poisoned(c),
-            rows: memory.poisoned(2),
-        });
+        let statistics = batch.statistics.then(|| StatisticsBuffers::new(memory, c));
         let outputs = Outputs {
             loss: memory.poisoned(1),
             loss_rows: memory.poisoned(rows.max(1)),
             lse: memory.poisoned(rows.max(1)),
             predictions: memory.poisoned(rows.max(1)),
-            error: memory.upload(&[ErrorWord::default()]),
+            error: memory.upload(&[LearnErrorWord::default()]),
             statistics,
         };
         let (upstream, upstreams) = match batch.upstream {
@@ -351,15 +327,7 @@ impl Laid {
             lse: outputs.lse.address(),
             predictions: outputs.predictions.address(),
             loss: outputs.loss.address(),
-            statistics: statistics.map_or_else(Default::default, |buffers| StatisticsAddresses {
-                sums: memory.upload(&vec![ClassSums::default(); c]).address(),
-                count: buffers.count.address(),
-                correct: buffers.correct.address(),
-                loss: buffers.loss.address(),
-                confidence: buffers.confidence.address(),
-                rows: buffers.rows.address(),
-                gathered: memory.upload(&[0u64; 2]).address(),
-            }),
+            statistics: statistics.map_or_else(Default::default, |buffers| buffers.addresses(memory, c)),
             partials: memory.poisoned::<f64>(sizes.partials).address(),
             tallies: memory.poisoned::<Tally>(sizes.chunks).address(),
             totals: memory.poisoned::<Totals>(1).address(),
@@ -426,17 +394,7 @@ impl Laid {
     ) -> Outcome {
         let per_row = |buffer| memory.download::<f32>(buffer)[..self.shape.rows].to_vec();
         let outputs = &self.outputs;
-        let statistics = outputs.statistics.map(|buffers| {
-            let rows = memory.download(buffers.rows);
-            Statistics {
-                count: memory.download(buffers.count),
-                correct: memory.download(buffers.correct),
-                loss: memory.download(buffers.loss),
-                confidence: memory.download(buffers.confidence),
-                valid_rows: rows[0],
-                correct_rows: rows[1],
-            }
-        });
+        let statistics = outputs.statistics.map(|buffers| buffers.download(memory));
         Outcome {
             loss: memory.download(outputs.loss)[0],
             loss_rows: per_row(outputs.loss_rows),
@@ -444,7 +402,8 @@ impl Laid {
             predictions: memory.download(outputs.predictions)[..self.shape.rows].to_vec(),
             statistics,
             gradient: self.place.download(memory),
-            error: memory.download(outputs.error)[0],
+            error: memory.download(outputs.error)[0].labels,
+            bad_bound: memory.download(outputs.error)[0].bad_bound(self.shape.classes),
             plan,
             logits_traffic,
             gradient_traffic,

@@ -52,7 +52,7 @@ impl Toy {
     }
 
     fn run(&mut self, name: &str, grid: u32, threads: u32) -> Result<Report, Faults> {
-        let geometry = Geometry { grid, cluster: self.cluster, threads, shared: 128 };
+        let geometry = Geometry { grid, cluster: self.cluster, threads, shared: 128, cooperative: false };
         self.emulator.launch_named(&format!("toy_{name}"), geometry, bytemuck::bytes_of(&self.args))
     }
 
