@@ -19,7 +19,10 @@ die() {
 readonly programs=(
     "example check examples/check/main.rs build --release --example check"
     "test cuda tests/cuda.rs test --release --no-run --test cuda"
-    "bench gpu benches/gpu.rs bench --no-run --bench gpu"
+    "bench cross_entropy benches/cross_entropy.rs bench --no-run --bench cross_entropy"
+    "bench binary_cross_entropy benches/binary_cross_entropy.rs bench --no-run --bench binary_cross_entropy"
+    "bench learner benches/learner.rs bench --no-run --bench learner"
+    "bench overhead benches/overhead.rs bench --no-run --bench overhead"
 )
 
 for program in "${programs[@]}"; do

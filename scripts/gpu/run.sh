@@ -141,14 +141,6 @@ find_probe() {
     fi
 }
 
-# Exports the bytes a microsecond of the best copy of 256 MiB, measured now: what shares of the copy bandwidth are shares of.
-measure_copy() {
-    find_probe && step copy 30 "${probe[@]}" copy || return
-    keep_rows copy
-    LOGIT_PERTURB_COPY=$(awk -F, '$6 == "copy" && $12 + 0 > 0 && $11 / $12 > best { best = $11 / $12 } END { printf "%.0f", best }' "$results")
-    export LOGIT_PERTURB_COPY
-}
-
 # ---- the parts
 
 probe() {
@@ -182,10 +174,18 @@ sanitize() {
     done
 }
 
+# Each has its part of the time, of which the benches know.
 bench() {
-    measure_copy || note "no copy bandwidth: shares stay empty"
-    # Criterion would look for Cargo to learn where its files go.
-    CRITERION_HOME=$work/criterion LOGIT_PERTURB_CSV=$results step bench 330 "$bundle/bin/gpu" --bench ${filter:+"$filter"}
+    local name seconds
+    while read -r name seconds; do
+        # Criterion would look for Cargo to learn where its files go.
+        CRITERION_HOME=$work/criterion LOGIT_PERTURB_CSV=$results step "$name" "$seconds" "$bundle/bin/$name" --bench ${filter:+"$filter"} || true
+    done <<'END'
+cross_entropy 165
+learner 85
+binary_cross_entropy 60
+overhead 30
+END
 }
 
 peers() {

@@ -1,12 +1,15 @@
 //! Multi-label sigmoid cross-entropy in f64, in the order of SPEC 4; what is learned comes from `learn_binary_cross_entropy`.
 
 use super::batch::BinaryCrossEntropyBatch;
+use super::exp::{exp, ln_1p};
 use super::learn_binary_cross_entropy::{BinaryLearned, LearnedBinaryPerturbation, learn};
 use super::pass::{Pass, times_upstream, upstream_at};
+use super::vector::sum;
 use crate::data::Matrix;
 use crate::error::{Error, Result};
 use crate::loss::{BinaryCrossEntropy, Focusing, Reduction};
 use crate::perturbation::sigmoid;
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// Everything that SPEC 4 names about a batch.
@@ -74,9 +77,10 @@ pub fn binary_cross_entropy<'a>(
         _ => 1.0,
     };
     let learned = problem.learner().map(|learner| learn(learner, problem.perturbation(), pass.logits(), &entries));
+    let columns = Columns::new(problem, learned.as_ref(), c);
     let evaluate = |i: usize, u: &[f64], gradient: Option<&mut [f64]>| {
         let factor = upstream_at(batch.upstream, i) / divisor;
-        evaluate_row(problem, &entries, learned.as_ref(), i, u, gradient.map(|gradient| (gradient, factor)))
+        columns.evaluate(problem, &entries, i, u, gradient.map(|gradient| (gradient, factor)))
     };
     let through = match &learned {
         Some(learned) if learned.is_through() && pass.wants_gradient() => {
@@ -98,15 +102,14 @@ pub fn binary_cross_entropy<'a>(
         }
         losses
     });
-    let loss_rows: Vec<f64> = rows.iter().map(|losses| losses.iter().sum()).collect();
+    let loss_rows: Vec<f64> = rows.iter().map(|losses| sum(losses)).collect();
     let total: f64 = loss_rows.iter().sum();
     let mut per_class = BinaryClassStatistics { count: vec![0; c], positives: vec![0.0; c], loss: vec![0.0; c] };
     for (i, losses) in rows.iter().enumerate() {
-        for (class, loss) in losses.iter().enumerate() {
-            per_class.count[class] += usize::from(entries.known[i * c + class]);
-            per_class.positives[class] += entries.targets[i * c + class];
-            per_class.loss[class] += loss;
-        }
+        let (targets, known) = (&entries.targets[i * c..], &entries.known[i * c..]);
+        per_class.count.iter_mut().zip(known).for_each(|(count, known)| *count += usize::from(*known));
+        per_class.positives.iter_mut().zip(targets).for_each(|(positives, t)| *positives += t);
+        per_class.loss.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += loss);
     }
     Ok(BinaryCrossEntropyOutput {
         // The sum of nothing is -0.
@@ -172,63 +175,148 @@ fn first_error(rows: impl IndexedParallelIterator<Item = Result<()>>) -> Result<
     errors.into_iter().find(Result::is_err).unwrap_or(Ok(()))
 }
 
-/// The weighted losses of row `i`; the gradient, multiplied by its factor, where asked for.
-fn evaluate_row(
-    problem: &BinaryCrossEntropy,
-    entries: &Entries,
-    learned: Option<&BinaryLearned>,
-    i: usize,
-    u: &[f64],
-    mut gradient: Option<(&mut [f64], f64)>,
-) -> Vec<f64> {
-    let at = |class: usize| {
-        let index = i * entries.columns + class;
-        if !entries.known[index] {
-            return (0.0, 0.0);
+/// What the entries of a column share, `[C]` each.
+struct Columns {
+    /// Added to the logit: always, in proportion to the target, in proportion to 1 - target.
+    offset: Vec<f64>,
+    positive: Vec<f64>,
+    negative: Vec<f64>,
+    pos_weight: Vec<f64>,
+    /// The weights of a row's entries where none are given.
+    ones: Vec<f64>,
+}
+
+/// Loss and derivative.
+type Term = (f64, f64);
+
+impl Columns {
+    fn new(problem: &BinaryCrossEntropy, learned: Option<&BinaryLearned>, c: usize) -> Self {
+        let (zeros, ones) = (vec![0.0; c], vec![1.0; c]);
+        let pos_weight = problem.pos_weight().map_or_else(|| ones.clone(), <[f64]>::to_vec);
+        let mut columns = Self { offset: zeros.clone(), positive: zeros.clone(), negative: zeros, pos_weight, ones };
+        for class in 0..c {
+            let (beta, dpos, dneg) = problem.perturbation().at(class);
+            let (delta_pos, delta_neg) = learned.map_or((0.0, 0.0), |learned| learned.delta(class));
+            columns.offset[class] = beta;
+            columns.positive[class] = dpos + delta_pos;
+            columns.negative[class] = dneg + delta_neg;
         }
-        let t = entries.targets[index];
-        let (beta, dpos, dneg) = problem.perturbation().at(class);
-        let (delta_pos, delta_neg) = learned.map_or((0.0, 0.0), |learned| learned.delta(class));
-        let mut v = u[class] + beta;
-        // A part with share 0 does not enter: a learned delta can be NaN.
-        if t > 0.0 {
-            v += t * (dpos + delta_pos);
-        }
-        if t < 1.0 {
-            v += (1.0 - t) * (dneg + delta_neg);
-        }
-        let weight = entries.weights.as_ref().map_or(1.0, |w| w[index]);
-        if v.is_nan() || weight == 0.0 {
-            let nothing = if v.is_nan() { f64::NAN } else { 0.0 };
-            return (nothing, nothing);
-        }
-        let positive = (problem.pos_weight().map_or(1.0, |p| p[class]) * t, positive_loss(v, problem.focusing()));
-        let negative = (1.0 - t, negative_loss(v, problem.negative_scale(), problem.focusing()));
-        // A share of 0 takes its loss out, an infinite one included.
-        let sum = [positive, negative]
-            .iter()
-            .filter(|(share, _)| *share != 0.0)
-            .fold((0.0, 0.0), |sum, (share, term)| (sum.0 + share * term.0, sum.1 + share * term.1));
-        (weight * sum.0, weight * sum.1)
-    };
-    let mut losses = vec![0.0; entries.columns];
-    for (class, loss) in losses.iter_mut().enumerate() {
-        let (l, derivative) = at(class);
-        *loss = l;
-        if let Some((gradient, factor)) = &mut gradient {
-            gradient[class] = times_upstream(derivative, *factor);
-        }
+        columns
     }
-    losses
+
+    /// The weighted losses of row `i`; the gradient, multiplied by its factor, where asked for.
+    fn evaluate(
+        &self,
+        problem: &BinaryCrossEntropy,
+        entries: &Entries,
+        i: usize,
+        u: &[f64],
+        gradient: Option<(&mut [f64], f64)>,
+    ) -> Vec<f64> {
+        let mut losses = vec![0.0; u.len()];
+        let mut unwanted = Vec::new();
+        let (gradient, factor) = gradient.unwrap_or_else(|| {
+            unwanted.resize(u.len(), 0.0);
+            (&mut unwanted, 0.0)
+        });
+        let row = i * u.len()..(i + 1) * u.len();
+        let entries = Row {
+            u,
+            targets: &entries.targets[row.clone()],
+            known: &entries.known[row.clone()],
+            weights: entries.weights.as_ref().map_or(&self.ones, |weights| &weights[row]),
+        };
+        match (problem.focusing(), problem.negative_scale()) {
+            (Some(focusing), _) => evaluate_row(self, &entries, &mut losses, gradient, Focused(focusing)),
+            (None, 1.0) => evaluate_row(self, &entries, &mut losses, gradient, Logistic),
+            (None, scale) => evaluate_row(self, &entries, &mut losses, gradient, Scaled(scale)),
+        }
+        gradient.iter_mut().for_each(|g| *g = times_upstream(*g, factor));
+        losses
+    }
+}
+
+/// What a row brings, `[C]` each.
+struct Row<'a> {
+    u: &'a [f64],
+    targets: &'a [f64],
+    known: &'a [bool],
+    weights: &'a [f64],
+}
+
+/// Losses and derivatives of a row.
+#[multiversion(targets = "simd")]
+fn evaluate_row(columns: &Columns, row: &Row<'_>, losses: &mut [f64], derivatives: &mut [f64], terms: impl Terms) {
+    // All of one length, which leaves no bounds to check.
+    let c = row.u.len();
+    let (u, targets, known, weights) = (&row.u[..c], &row.targets[..c], &row.known[..c], &row.weights[..c]);
+    let (offset, positive, negative) = (&columns.offset[..c], &columns.positive[..c], &columns.negative[..c]);
+    let (pos_weight, losses, derivatives) = (&columns.pos_weight[..c], &mut losses[..c], &mut derivatives[..c]);
+    // A share of 0 takes out what it is of, which can be infinite or NaN.
+    let part = |share: f64, x: f64| if share == 0.0 { 0.0 } else { share * x };
+    for class in 0..c {
+        let t = targets[class];
+        let v = u[class] + offset[class] + part(t, positive[class]) + part(1.0 - t, negative[class]);
+        let (of_positive, of_negative) = terms.at(v);
+        let share = pos_weight[class] * t;
+        let weighted = |of_positive: f64, of_negative: f64| {
+            let sum = part(share, of_positive) + part(1.0 - t, of_negative);
+            let weighted = if v.is_nan() { f64::NAN } else { part(weights[class], sum) };
+            if known[class] { weighted } else { 0.0 }
+        };
+        losses[class] = weighted(of_positive.0, of_negative.0);
+        derivatives[class] = weighted(of_positive.1, of_negative.1);
+    }
+}
+
+/// How losses follow from v. A trait, whose methods are inlined where a closure's body would not be.
+trait Terms {
+    /// A positive's and a negative's.
+    fn at(&self, v: f64) -> (Term, Term);
+}
+
+/// `softplus(-v)`, `softplus(v)`.
+struct Logistic;
+
+impl Terms for Logistic {
+    #[inline(always)]
+    fn at(&self, v: f64) -> (Term, Term) {
+        let e = exp(-v.abs());
+        let (ln, larger) = (ln_1p(e), 1.0 / (1.0 + e));
+        let smaller = e * larger;
+        let (p, q) = if v >= 0.0 { (larger, smaller) } else { (smaller, larger) };
+        let (above, below) = if v >= 0.0 { (v, 0.0) } else { (0.0, -v) };
+        ((below + ln, -q), (above + ln, p))
+    }
+}
+
+/// `softplus(-v)`, `softplus(scale * v) / scale`.
+struct Scaled(f64);
+
+impl Terms for Scaled {
+    #[inline(always)]
+    fn at(&self, v: f64) -> (Term, Term) {
+        let (loss, derivative) = Logistic.at(self.0 * v).1;
+        (Logistic.at(v).0, (loss / self.0, derivative))
+    }
+}
+
+/// The focal and the asymmetric loss.
+struct Focused(Focusing);
+
+impl Terms for Focused {
+    fn at(&self, v: f64) -> (Term, Term) {
+        (positive_loss(v, self.0), negative_loss(v, self.0))
+    }
 }
 
 fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-/// Loss and derivative of a positive: `(1 - p)^gamma_pos * softplus(-v)`.
-fn positive_loss(v: f64, focusing: Option<Focusing>) -> (f64, f64) {
-    let gamma = focusing.map_or(0.0, |focusing| focusing.gamma_pos);
+/// Of a focused positive: `(1 - p)^gamma_pos * softplus(-v)`.
+fn positive_loss(v: f64, focusing: Focusing) -> Term {
+    let gamma = focusing.gamma_pos;
     let (p, q, loss) = (sigmoid(v), sigmoid(-v), softplus(-v));
     let weight = q.powf(gamma);
     // p * loss tends to 0 as v -> -inf, where p is 0 and the loss infinite.
@@ -236,11 +324,8 @@ fn positive_loss(v: f64, focusing: Option<Focusing>) -> (f64, f64) {
     (weight * loss, -weight * (gamma * p_loss + q))
 }
 
-/// Loss and derivative of a negative: `softplus(lam * v) / lam`, or `pm^gamma_neg * -ln(1 - pm)` with `pm = max(p - clip, 0)`.
-fn negative_loss(v: f64, scale: f64, focusing: Option<Focusing>) -> (f64, f64) {
-    let Some(Focusing { gamma_neg: gamma, clip, .. }) = focusing else {
-        return (softplus(scale * v) / scale, sigmoid(scale * v));
-    };
+/// Of a focused negative: `pm^gamma_neg * -ln(1 - pm)` with `pm = max(p - clip, 0)`.
+fn negative_loss(v: f64, Focusing { gamma_neg: gamma, clip, .. }: Focusing) -> Term {
     let (p, q) = (sigmoid(v), sigmoid(-v));
     let pm = (p - clip).max(0.0);
     if pm == 0.0 {

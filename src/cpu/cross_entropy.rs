@@ -3,10 +3,11 @@
 use super::batch::{CrossEntropyBatch, Target};
 use super::learn_cross_entropy::{Learned, LearnedPerturbation, learn};
 use super::pass::{Pass, times_upstream, upstream_at};
-use super::softmax::{Softmax, prediction, sum_but};
+use super::softmax::{Softmax, prediction};
+use super::vector::{sum_but, update};
 use crate::data::Matrix;
 use crate::error::{Error, Result, check};
-use crate::loss::{CrossEntropy, Reduction, Upstream};
+use crate::loss::{CrossEntropy, LogitScale, Reduction, Upstream};
 use crate::perturbation::Perturbation;
 use rayon::prelude::*;
 
@@ -223,7 +224,7 @@ impl<'a> Rows<'a> {
 
     /// Adds the fixed perturbation of row `i` to `u`.
     fn add_fixed(&self, i: usize, u: &mut [f64]) {
-        let add = |u: &mut [f64], d: &[f64]| u.iter_mut().zip(d).for_each(|(u, d)| *u += d);
+        let add = |u: &mut [f64], d: &[f64]| update(u, d, |u, d| u + d);
         match (self.problem.perturbation(), self.label(i)) {
             (Perturbation::Shared(d), _) => add(u, d),
             (Perturbation::TargetMargin(m), Some(y)) => u[y] -= m[y],
@@ -240,9 +241,12 @@ impl<'a> Rows<'a> {
         v.copy_from_slice(u);
         self.add_fixed(i, v);
         if let (Some(learned), Some(y)) = (self.learned, self.label(i)) {
-            v.iter_mut().zip(learned.delta(y)).for_each(|(v, delta)| *v += delta);
+            update(v, learned.delta(y), |v, delta| v + delta);
         }
-        v.iter_mut().enumerate().for_each(|(c, v)| *v *= self.problem.scale().at(c));
+        match self.problem.scale() {
+            LogitScale::Uniform(s) => v.iter_mut().for_each(|v| *v *= s),
+            LogitScale::PerClass(s) => update(v, s, |v, s| v * s),
+        }
     }
 
     fn class_weight(&self, c: usize) -> f64 {
@@ -299,7 +303,7 @@ impl<'a> Rows<'a> {
             match hard {
                 Some(y) => {
                     let weight = self.class_weight(y) * normaliser;
-                    gradient.iter_mut().zip(&exps).for_each(|(g, e)| *g = e * weight);
+                    update(gradient, &exps, |_, e| e * weight);
                     gradient[y] = -(sum_but(&exps, y) * weight);
                 }
                 None => {
@@ -311,9 +315,12 @@ impl<'a> Rows<'a> {
             let (z, v) = self.divisors;
             let ce_factor = if z == 0.0 { 0.0 } else { self.omega[i] / z };
             let z_factor = 2.0 * self.problem.z_loss() * softmax.lse() / v * normaliser;
-            for (c, (gradient, e)) in gradient.iter_mut().zip(&exps).enumerate() {
-                let by_u = self.problem.scale().at(c) * (ce_factor * *gradient + z_factor * e);
-                *gradient = times_upstream(by_u, g);
+            let by_u = |ce: f64, e: f64, s: f64| times_upstream(s * (ce_factor * ce + z_factor * e), g);
+            match self.problem.scale() {
+                LogitScale::Uniform(s) => update(gradient, &exps, |g, e| by_u(g, e, *s)),
+                LogitScale::PerClass(s) => {
+                    gradient.iter_mut().zip(&exps).zip(s).for_each(|((g, e), s)| *g = by_u(*g, *e, *s));
+                }
             }
         }
         let confidence = self.label(i).map_or(0.0, |y| exps[y] * normaliser);

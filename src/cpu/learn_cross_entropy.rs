@@ -1,8 +1,8 @@
 //! The single-label learner (LPL) in f64, in the order of SPEC 3: confidences, directions, bounds, steps, then the projected-gradient
 //! steps of each class, in the factored form `softmax(u + delta) = E * w / (E . w)` with `E = exp(u - max u)` and `w = exp(delta)`.
 
-use super::exp::exp;
 use super::softmax::Softmax;
+use super::vector::{dot, exps, exps_of_differences, largest, sum_but, update};
 use crate::perturbation::{GradientSemantics, Learner, RunningConfidence, Step, steps};
 use rayon::prelude::*;
 
@@ -129,35 +129,34 @@ const CHUNK: usize = 1 << 16;
 
 /// `E_i = exp(u_i + base - max)` of some rows of a class, the target column apart.
 struct Factored {
-    exps: Vec<f64>,
+    e: Vec<f64>,
     target: Vec<f64>,
 }
 
 impl Factored {
     fn of(rows: &[usize], class: usize, base: &[f64], read: &impl ReadRow) -> Self {
         let columns = base.len();
-        let mut exps = vec![0.0; rows.len() * columns];
+        let mut e = vec![0.0; rows.len() * columns];
         let mut target = vec![0.0; rows.len()];
         let mut u = vec![0.0; columns];
-        for ((&row, exps), target) in rows.iter().zip(exps.chunks_mut(columns)).zip(&mut target) {
+        for ((&row, e), target) in rows.iter().zip(e.chunks_mut(columns)).zip(&mut target) {
             read(row, &mut u);
-            u.iter_mut().zip(base).for_each(|(u, base)| *u += base);
-            let max = u.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            exps.iter_mut().zip(&u).for_each(|(e, u)| *e = exp(u - max));
+            update(&mut u, base, |u, base| u + base);
+            exps(&u, largest(&u).map_or(f64::NAN, |(_, max)| max), e);
             // With the target column out, its gradient is the sum of the others and never cancels.
-            *target = std::mem::take(&mut exps[class]);
+            *target = std::mem::take(&mut e[class]);
         }
-        Self { exps, target }
+        Self { e, target }
     }
 
     /// Adds the rows' gradients to `g`, but for the factor `w_j` of column j. Returns the sum of what the target column gets.
     fn add_gradients(&self, class: usize, w: &[f64], g: &mut [f64]) -> f64 {
         let mut others_sum = 0.0;
-        for (exps, target) in self.exps.chunks(w.len()).zip(&self.target) {
-            let others = dot(exps, w);
+        for (e, target) in self.e.chunks(w.len()).zip(&self.target) {
+            let others = dot(e, w);
             let inverse = 1.0 / (others + target * w[class]);
             others_sum += others * inverse;
-            g.iter_mut().zip(exps).for_each(|(g, e)| *g += e * inverse);
+            update(g, e, |g, e| g + e * inverse);
         }
         others_sum
     }
@@ -182,11 +181,11 @@ impl Class {
             if wants_gradient && learner.gradient_semantics() == GradientSemantics::Through {
                 self.trajectory.push(self.delta.clone());
             }
-            if self.delta.iter().zip(&base).any(|(delta, base)| (delta - base).abs() > FACTORED_RANGE) {
+            if exps_of_differences(&self.delta, &base, FACTORED_RANGE, &mut w) {
                 base.copy_from_slice(&self.delta);
                 factored = parts(&base);
+                w.fill(1.0);
             }
-            w.iter_mut().zip(&self.delta).zip(&base).for_each(|((w, delta), base)| *w = exp(delta - base));
             let target = match factored.as_slice() {
                 [one] => {
                     g.fill(0.0);
@@ -194,10 +193,10 @@ impl Class {
                 }
                 many => sum_in_order(many, class, &w, &mut g),
             };
-            g.iter_mut().zip(&w).for_each(|(g, w)| *g *= w / n);
+            update(&mut g, &w, |g, w| g * w / n);
             g[class] = -target / n;
             let factor = f64::from(self.direction) * learner.alpha() / norm_of_step(learner.step(), &g);
-            self.delta.iter_mut().zip(&g).for_each(|(delta, g)| *delta += factor * g);
+            update(&mut self.delta, &g, |delta, g| delta + factor * g);
         }
     }
 }
@@ -218,21 +217,8 @@ fn sum_in_order(parts: &[Factored], class: usize, w: &[f64], g: &mut [f64]) -> f
     };
     let results: Vec<(Vec<f64>, f64)> = parts.par_iter().map(one).collect();
     g.fill(0.0);
-    results.iter().for_each(|(part, _)| g.iter_mut().zip(part).for_each(|(g, part)| *g += part));
+    results.iter().for_each(|(part, _)| update(g, part, |g, part| g + part));
     results.iter().map(|(_, target)| target).sum()
-}
-
-/// The dot product, in eight running sums so that it vectorises.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; 8];
-    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f64 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a8.zip(b8) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
-        }
-    }
-    sums.iter().sum::<f64>() + rest
 }
 
 /// What `Through` adds to each row's gradient: nothing (an empty slice) where the row is ignored.
@@ -318,7 +304,7 @@ impl Class {
                     return vec![vec![f64::NAN; columns]; self.rows.len()];
                 };
                 p.iter_mut().for_each(|p| *p *= softmax.normaliser());
-                let others = super::softmax::sum_but(p, self.class);
+                let others = sum_but(p, self.class);
                 for (c, (g, p)) in g.iter_mut().zip(&*p).enumerate() {
                     *g += if c == self.class { -others } else { *p } / n;
                 }

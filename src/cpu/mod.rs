@@ -9,6 +9,7 @@ mod learn_binary_cross_entropy;
 mod learn_cross_entropy;
 mod pass;
 mod softmax;
+mod vector;
 
 pub use batch::{BinaryCrossEntropyBatch, CrossEntropyBatch, Target};
 pub use binary_cross_entropy::{BinaryClassStatistics, BinaryCrossEntropyOutput, binary_cross_entropy};
