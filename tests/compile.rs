@@ -5,7 +5,7 @@
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use logit_perturb::cuda::{Compilation, compiler_version};
-use logit_perturb::kernel::Variant;
+use logit_perturb::kernel::{LearnPlan, Variant};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -63,10 +63,12 @@ fn compile(variant: Variant, architecture: i32, version: (i32, i32), write: bool
     if stores + loads > 0 {
         return Err(format!("{stores} bytes of spill stores, {loads} of spill loads").into());
     }
-    if registers * MOST_THREADS > BLOCK_REGISTERS {
-        return Err(
-            format!("{registers} registers a thread are more than a block of {MOST_THREADS} threads has").into()
-        );
+    let threads = match variant {
+        Variant::LearnCrossEntropy { .. } => LearnPlan::MOST_THREADS.into(),
+        _ => MOST_THREADS,
+    };
+    if registers * threads > BLOCK_REGISTERS {
+        return Err(format!("{registers} registers a thread are more than a block of {threads} threads has").into());
     }
     if stack > 0 {
         return Err(format!("{stack} bytes of arrays that are not in registers").into());

@@ -8,9 +8,10 @@ use logit_perturb::cuda::{
     BinaryCrossEntropyOp, BinarySetup, CrossEntropyOp, DeviceBatch, DeviceBinaryBatch, DeviceLabels, DeviceMatrix,
     DeviceMatrixMut, DeviceOperand, DevicePass, DeviceScalar, DeviceTargets, DeviceUpstream, Setup,
 };
+use logit_perturb::loss::BinaryCrossEntropyBuilder;
 use logit_perturb::{
-    BinaryCrossEntropy, BinaryCrossEntropyBuilder, BinaryLearner, BinaryPerturbation, BinaryStep, Bound, CrossEntropy,
-    Error, Perturbation, Reduction, Split,
+    BinaryCrossEntropy, BinaryLearner, BinaryPerturbation, BinaryStep, Bound, CrossEntropy, Error, Perturbation,
+    Reduction, Split,
 };
 use logit_perturb_emulator::Gradient;
 

@@ -37,8 +37,6 @@ pub struct LearnPlan {
 
 const WARP: u32 = 32;
 const FEWEST_THREADS: u32 = 128;
-/// As in `kernels/learn_cross_entropy.cu`: a tile leaves room for two blocks on a multiprocessor, and a step has more barriers than work.
-const MOST_THREADS: u32 = 256;
 const GROUP_THREADS: u32 = 256;
 /// Rows that a warp places together: PLACED of `kernels/group_rows.cu`.
 const PLACED: i64 = 4;
@@ -55,10 +53,14 @@ const MOST_WARP_ROWS: u32 = 8;
 const ARRAYS: u32 = 3;
 
 impl LearnPlan {
+    /// Threads of a block at most, as in `kernels/learn_cross_entropy.cu`: a tile leaves room for two blocks on a multiprocessor, and a step has
+    /// more barriers than work.
+    pub const MOST_THREADS: u32 = 256;
+
     /// The plan for a form.
     pub fn new(form: LearnForm, limits: Limits) -> Self {
         let LearnForm { dtype, classes, aligned, general } = form;
-        let most = limits.block_threads.min(MOST_THREADS) / WARP * WARP;
+        let most = limits.block_threads.min(Self::MOST_THREADS) / WARP * WARP;
         let threads = (classes as u32).next_multiple_of(WARP).clamp(FEWEST_THREADS.min(most), most);
         let row = classes as u32 * 4;
         let per_row = row + TILE_ROW + PART;
