@@ -158,7 +158,7 @@ RULES = [
     (r"\* (?:args\.)?perturbation\.scale\b", "* 1.0f"),
     (r"1\.44269504088896341f", "1.4426f"),
     # Statements.
-    (r"(?<=[ {])(?:store|store_row|store_slot|store_stream|record_bad_labels|write_row|atomic_add|atomic_or|atomic_min|add_to|copy_out)\((?!(?:T|const|float)\b).*\);", ";"),
+    (r"(?<=[ {])(?<!= )(?:store|store_row|store_slot|store_stream|record_bad_labels|write_row|atomic_add|atomic_or|atomic_min|atomic_max|add_to|copy_out)\((?!(?:T|const|float)\b).*\);", ";"),
 ]
 
 
