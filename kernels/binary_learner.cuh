@@ -133,15 +133,9 @@ DEVICE Entry entry_at(const Element* logits, i64 logits_stride, const Targets& t
     return {-(u + shifts.of[NEGATIVE]), NEGATIVE};
 }
 
-// e^x, the product with log2(e) carried on in two numbers: an exponent of 30 would cost four digits of the last eight otherwise. Beyond 80
-// either way it stays where it is: what is made of it is 0 or 1 to f32 by then, under any delta up to 30, and no product is inf * 0.
-DEVICE float exp_clamped(float x) {
-    x = x > 80.0f ? 80.0f : x < -80.0f ? -80.0f : x;
-    const float product = x * 1.44269504088896341f;
-    const float y = exp2_approximate(product);
-    const float rest = fmaf(x, 1.44269504088896341f, -product) + x * 1.925963033e-8f;
-    return y + y * (rest * 0.693147180559945309f);
-}
+// e^x, which beyond 80 either way stays where it is: what is made of it is 0 or 1 to f32 by then, under any delta up to 30, and no product is
+// inf * 0.
+DEVICE float exp_clamped(float x) { return exp_careful(x > 80.0f ? 80.0f : x < -80.0f ? -80.0f : x); }
 
 // From e = e^turned, what the loss makes of the entry: how likely it is to be right.
 DEVICE float confidence_of(float e) { return e * reciprocal_approximate(1.0f + e); }

@@ -132,16 +132,6 @@ struct Tile {
 
 DEVICE bool is_first_lane() { return thread_index() % WARP == 0; }
 
-// e^x, the product with log2(e) carried on in two numbers: an exponent of 30 would cost four digits of the last eight otherwise.
-DEVICE float exp_careful(float x) {
-    const float product = x * 1.44269504088896341f;
-    const float y = exp2_approximate(product);
-    // Where it is 0 there is nothing to mend, and the rest of -inf is NaN.
-    if (y == 0.0f) return y;
-    const float rest = fmaf(x, 1.44269504088896341f, -product) + x * 1.925963033e-8f;
-    return y + y * (rest * 0.693147180559945309f);
-}
-
 // Slots that a lane has on their way at a time.
 #define IN_FLIGHT 4
 

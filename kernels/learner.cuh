@@ -17,3 +17,13 @@ DEVICE u32 steps_of(double bound, double alpha) {
     const double quotient = bound / alpha * (1.0 + 1e-6);
     return quotient < MOST_STEPS ? static_cast<u32>(quotient) : quotient == quotient ? MOST_STEPS : 0u;
 }
+
+// e^x, the product with log2(e) carried on in two numbers: an exponent of 30 would cost four digits of the last eight otherwise.
+DEVICE float exp_careful(float x) {
+    const float product = x * 1.44269504088896341f;
+    const float y = exp2_approximate(product);
+    // Where it is 0 there is nothing to mend, and the rest of -inf is NaN.
+    if (y == 0.0f) return y;
+    const float rest = fmaf(x, 1.44269504088896341f, -product) + x * 1.925963033e-8f;
+    return y + y * (rest * 0.693147180559945309f);
+}
