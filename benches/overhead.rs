@@ -1,13 +1,17 @@
 //! What a batch costs the host: the parameters of its launches, which needs no GPU, and a whole enqueue, which does. Neither may allocate.
 
 mod device;
+#[path = "../tests/common/devices.rs"]
+#[allow(dead_code, reason = "one device is enough here")]
+mod devices;
 
 use criterion::{BenchmarkId, Criterion};
 use device::softmax::Softmax;
 use device::{Bench, Inputs, Point, Result, SMALL, Work};
+use devices::device as limits_of;
 use logit_perturb::kernel::{
-    Addresses, DType, Form, LabelType, LearnAddresses, LearnForm, LearnPlan, LearnSequence, LearnValues, Limits, Plan,
-    Rule, Sequence, Shape, Values,
+    Addresses, DType, Form, LabelType, LearnAddresses, LearnForm, LearnPlan, LearnSequence, LearnValues, Plan, Rule,
+    Sequence, Shape, Values,
 };
 use logit_perturb::{Bound, CrossEntropy, Learner, Split, Step};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -20,20 +24,6 @@ use std::time::Duration;
 
 const SECONDS: u64 = 20;
 const CALLS: usize = 100;
-/// What an H200 says of itself.
-const LIMITS: Limits = Limits {
-    multiprocessors: 132,
-    shared_memory: 48 << 10,
-    row_shared: Limits::row_shared(227 << 10),
-    multiprocessor_shared: 228 << 10,
-    cluster: 16,
-    resident_threads: 2048,
-    resident_blocks: 32,
-    block_threads: 1024,
-    labels_in_block: 16_384,
-    chunks: 4096,
-};
-
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
 /// The system's allocator, counted.
@@ -78,13 +68,14 @@ fn problems() -> Result<[(&'static str, CrossEntropy); 2]> {
 fn parameters() -> Result<bool> {
     let (rows, classes) = (1024, 1000);
     let shape = Shape { rows, classes, logits_stride: classes, gradient_stride: classes, label_type: LabelType::I64 };
-    let plan = Plan::new(Form::plain(DType::F32, classes), LIMITS);
+    let limits = limits_of("sm_90");
+    let plan = Plan::new(Form::plain(DType::F32, classes), limits);
     let learn_form = LearnForm { dtype: DType::F32, classes, aligned: true, general: false };
-    let learn_plan = LearnPlan::new(learn_form, LIMITS);
+    let learn_plan = LearnPlan::new(learn_form, limits);
     let (at, own) = (Addresses::default(), LearnAddresses::default());
     let [(_, plain), (_, learned)] = problems()?;
     let learner = learner()?;
-    let rule = Rule::new(&learner);
+    let rule = Rule::new(learner.split(), learner.bound());
     let cross_entropy = || black_box(Sequence::new(&plain, &plan, &at, shape, Values::default()));
     let learn = || {
         let learner = (&learner, &rule);

@@ -16,6 +16,9 @@ struct BinaryConfidencesArgs {
     // [2, C] and [2], what the launch leaves.
     SignGroup* groups;
     double* taus;
+    // [2, C] each, where a batch is spread over devices: how often a group occurs and the sum of its confidences. Null where it is not.
+    u64* counts;
+    double* confidence_sums;
     u32* ticket;
     i64 rows;
     i64 logits_stride;
@@ -23,8 +26,11 @@ struct BinaryConfidencesArgs {
     i32 chunk;
     // Columns that a block takes at a time, a power of two.
     i32 columns;
+    // Whether this launch leaves in `counts` and `confidence_sums` what its rows add up to; else it starts from what all devices' do.
+    i32 gathers;
+    i32 padding;
 };
-static_assert(sizeof(BinaryConfidencesArgs) == 352, "as in src/kernel/binary/learn/args.rs");
+static_assert(sizeof(BinaryConfidencesArgs) == 376, "as in src/kernel/binary/learn/args.rs");
 
 DEVICE void add_rows(const BinaryConfidencesArgs& args, i32 column, i64 from, i64 to, i32 step) {
     const Shifts shifts = shifts_of(args.learner, column);
@@ -49,13 +55,42 @@ DEVICE void add_rows(const BinaryConfidencesArgs& args, i32 column, i64 from, i6
     }
 }
 
-// A class and sign from what was added up, and 0 in its place for the next batch.
-DEVICE SignGroup take_group(const BinaryConfidencesArgs& args, i64 place) {
-    const double count = static_cast<double>(load_fresh(args.counting + place));
-    const double sum = take(args.sums + place, load(args.met + place));
+// Of a class and sign.
+struct Confidences {
+    u64 count;
+    double sum;
+};
+
+// What was added up, and 0 in its place for the next batch.
+DEVICE Confidences take_confidences(const BinaryConfidencesArgs& args, i64 place) {
+    const Confidences mine = {load_fresh(args.counting + place), take(args.sums + place, load(args.met + place))};
     store<u64>(args.counting + place, 0);
     store(args.met + place, 0u);
-    const SignGroup group = {count, sum / count};
+    return mine;
+}
+
+// What this device's rows add up to, in one block.
+DEVICE void gather(const BinaryConfidencesArgs& args) {
+    const i64 groups = static_cast<i64>(SIGNS) * args.targets.classes;
+    for (i64 place = thread_index(); place < groups; place += block_threads()) {
+        const Confidences mine = take_confidences(args, place);
+        store(args.counts + place, mine.count);
+        store(args.confidence_sums + place, mine.sum);
+        // Steps follow this device's rows alone.
+        store(&args.groups[place].count, static_cast<double>(mine.count));
+    }
+}
+
+DEVICE SignGroup take_group(const BinaryConfidencesArgs& args, i64 place) {
+    SignGroup group;
+    if (args.counts) {
+        group.count = load(&args.groups[place].count);
+        group.confidence = load(args.confidence_sums + place) / static_cast<double>(load(args.counts + place));
+    } else {
+        const Confidences mine = take_confidences(args, place);
+        group.count = static_cast<double>(mine.count);
+        group.confidence = mine.sum / group.count;
+    }
     return group;
 }
 
@@ -96,6 +131,10 @@ KERNEL(binary_confidences, BinaryConfidencesArgs) {
     // What any thread added comes before the ticket.
     block_barrier();
     if (!last_block(args.ticket, flag)) return;
+    if (args.gathers) {
+        gather(args);
+        return;
+    }
     UNROLL
     for (i32 sign = 0; sign < SIGNS; ++sign) {
         const double tau = list_groups(args, sign, scratch + 2 * sign * MOST_WARPS);

@@ -64,7 +64,8 @@ PROOFS = [
         + SIGMOID + "|group_rows|learn_cross_entropy_f32_shared_general",
     ),
 ]
-# What a mutant is made of at first, as far as it is among the above: most are killed by then.
+# What a mutant is made of at first and then, as far as it is among the above: most are killed by then.
+FEWEST = "tally|cross_entropy_f32_cluster_general|(learn_)?binary_cross_entropy_f32"
 FEW = (
     "tally|class_statistics|cross_entropy_f32_(tile|cluster_general)|"
     "(decode_targets|binary_class_statistics|binary_confidences|binary_cross_entropy|learn_binary_cross_entropy)_f32|"
@@ -281,7 +282,7 @@ class Bench:
         self.objects = {}
         self.precompile()
         library = work / "unchanged" / LIBRARY
-        self.build(KERNELS, library.parent, lambda name: True)
+        self.build(KERNELS, library.parent, lambda name: True, {})
         linker = work / "linker"
         # Before everything else, so that no kernel is taken from the emulator's archive.
         linker.write_text(f'#!/bin/sh\nexec {os.environ.get("CC", "cc")} -Wl,--no-as-needed {library} "$@"\n')
@@ -319,13 +320,16 @@ class Bench:
         to = self.work / "runtime.hpp.gch"
         subprocess.run(self.compiler(KERNELS, "-x", "c++-header", str(header), "-o", str(to)), check=True)
 
-    def build(self, kernels, folder, variants):
-        """The kernels of a folder as a shared library. Units of other variants, or that the change does not reach, are as they were; returns the
-        names of those that are not."""
+    def build(self, kernels, folder, variants, built):
+        """The kernels of a folder as a shared library. Units of other variants, or that the change does not reach, are as they were; `built` are
+        those that are not, by name, and grows. Whether it did."""
         folder.mkdir(exist_ok=True)
         objects = []
-        built = set()
+        before = len(built)
         for name, text in self.units.items():
+            if name in built:
+                objects.append(built[name])
+                continue
             if name in self.objects and not variants(name):
                 objects.append(self.objects[name][1])
                 continue
@@ -343,13 +347,15 @@ class Bench:
             if done.returncode != 0:
                 raise DoesNotCompile(done.stderr)
             objects.append(to)
-            built.add(name)
+            built[name] = to
             if kernels == KERNELS:
                 self.objects[name] = (pure, to)
+        if len(built) == before:
+            return False
         library = folder / LIBRARY
         soname = f"-Wl,-soname,{library.name}"
         subprocess.run([*self.cxx, "-shared", soname, "-o", str(library), *map(str, objects)], check=True)
-        return built
+        return True
 
     def link(self, name, linker):
         """A test binary that takes the kernels from the library: it and the names of its tests."""
@@ -397,13 +403,17 @@ class Bench:
             apply(mutant, kernels)
             targets, all_variants = proof_of(mutant.file)
             tests = [test for test in self.tests if test[1].startswith(targets.get(test[0].name, "none"))]
-            for few in (FEW, ".*"):
+            built = {}
+            for few in (FEWEST, FEW, ".*"):
+                before = set(built)
                 try:
-                    built = self.build(kernels, Path(folder), lambda name: re.fullmatch(all_variants, name) and re.fullmatch(few, name))
+                    chosen = lambda name: re.fullmatch(all_variants, name) and re.fullmatch(few, name)
+                    if not self.build(kernels, Path(folder), chosen, built):
+                        continue
                 except DoesNotCompile as error:
                     return "does not compile", next(line for line in str(error).splitlines() if "error" in line)
-                # A test that launches none of them has nothing to find. What has killed many is likely to kill the next.
-                facing = [test for test in tests if self.launched[test] & built]
+                # A test that launches nothing new has nothing to find. What has killed many is likely to kill the next.
+                facing = [test for test in tests if self.launched[test] & (built.keys() - before)]
                 for test in sorted(facing, key=lambda test: (test[1] != first, -self.kills[test])):
                     code = self.run_test(test, folder, self.limit[test])
                     if code == 0:

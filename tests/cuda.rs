@@ -91,6 +91,7 @@ const TESTS: &[Test] = &[
     ("strips_that_are_read_again_for_every_step_agree", binary_learned::streamed),
     ("learned_multi_label_batches_are_bit_equal", binary_learned::repeated),
     ("sanitize_soft_targets_of_a_learner_are_recorded", binary_learned::soft_targets),
+    ("sanitize_multi_label_shards_share_their_confidences", binary_learned::shards),
     ("multi_label_learners_out_of_range_are_refused", binary_learned::errors),
     ("sanitize_learned_classes_of_every_team_agree", learned::every_team),
     ("sanitize_learned_graphs_take_new_bounds", learned::graphs_take_new_bounds),

@@ -68,6 +68,14 @@ impl Case {
         self.run_as(Options { seed, ..Options::default() }, Labels::I64(&self.labels))
     }
 
+    /// The outcome under soft targets, `[N, C]`.
+    fn run_soft(&self, targets: &[f32]) -> Outcome {
+        let soft = Beside { data: targets, wide: true, stride: self.classes };
+        let batch = Batch { soft_targets: Some(soft), ..self.batch(Labels::I64(&self.labels)) };
+        let mut emulator = Emulator::new(Options::default());
+        Operation::new(&mut emulator, &self.problem, &batch).run(&mut emulator).unwrap()
+    }
+
     /// Compares an outcome with the reference; `labels` as the reference is to see them.
     fn compare(&self, outcome: &Outcome, labels: &[i64]) {
         let (n, c) = (labels.len(), self.classes);
@@ -178,12 +186,33 @@ fn every_element_moves_as_often_as_it_must() {
     }
 }
 
-/// Aligned rows move no sector that they do not fill.
+/// A gradient in a launch of its own reads each logit once too: what it needs of the row was saved.
+#[test]
+fn a_split_gradient_reads_each_logit_once_more() {
+    for (c, limits) in reaches() {
+        let mut case = Case::random((c, limits), 5, 1);
+        case.labels[2] = -100;
+        let batch = Batch { split: true, ..case.batch(Labels::I64(&case.labels)) };
+        let mut emulator = Emulator::new(Options::default());
+        let outcome = Operation::new(&mut emulator, &case.problem, &batch).run(&mut emulator).unwrap();
+        let traffic = outcome.split_traffic.as_ref().unwrap();
+        for (row, read) in traffic.reads.chunks(c).enumerate() {
+            // As above.
+            let reads = u32::from(row != 2 || outcome.plan.regime() == Regime::Tile);
+            assert!(read.iter().all(|&n| n == reads), "{c} classes, row {row}: {}", outcome.plan);
+        }
+        case.compare(&outcome, &case.labels);
+    }
+}
+
+/// Aligned rows move no sector that they do not fill; nor does one whose slots are all that its threads have room for take another.
 #[test]
 fn aligned_rows_move_no_excess_sectors() {
     let short = [8, 16, 32, 64, 128, 256, 1024].map(|c| (c, TINY));
-    let aligned = short.into_iter().chain(reaches().into_iter().map(|(c, limits)| (c.next_multiple_of(8), limits)));
-    for (c, limits) in aligned {
+    let long = reaches()
+        .into_iter()
+        .flat_map(|(c, limits)| [(c.next_multiple_of(8), limits), (c.next_multiple_of(512), limits)]);
+    for (c, limits) in short.into_iter().chain(long) {
         let outcome = Case::random((c, limits), 6, 1).run(3);
         let (read, written) = (outcome.logits_traffic.read_sectors, outcome.gradient_traffic.unwrap().write_sectors);
         let reads = if outcome.plan.regime() == Regime::TwoRead { 2 } else { 1 };
@@ -341,16 +370,30 @@ fn confident_rows_keep_their_loss_under_soft_targets() {
                 (case.logits[k], targets[k]) = (30.0, 1.0 / maximal.len() as f32);
             }
             case.problem = CrossEntropy::builder().reduction(Reduction::Sum).build().unwrap();
-            let soft = Beside { data: &targets, wide: true, stride: c };
-            let batch = Batch { soft_targets: Some(soft), ..case.batch(Labels::I64(&case.labels)) };
-            let mut emulator = Emulator::new(Options::default());
-            let outcome = Operation::new(&mut emulator, &case.problem, &batch).run(&mut emulator).unwrap();
+            let outcome = case.run_soft(&targets);
             let rest: f64 =
                 (0..c).filter(|k| !maximal.contains(k)).map(|k| (f64::from(case.logits[k]) - 30.0).exp()).sum();
             let expected = (maximal.len() as f64).ln() + (rest / maximal.len() as f64).ln_1p();
             let error = (f64::from(outcome.loss) - expected).abs();
             assert!(error <= 4e-6 * expected + 1e-12, "{}: {} for {expected}", outcome.plan, outcome.loss);
         }
+    }
+}
+
+/// A thread that meets a larger logit moves its sums there, from a maximum of 0 as from any other.
+#[test]
+fn a_running_maximum_of_0_is_like_any_other() {
+    for at in reaches() {
+        let c = at.0;
+        let mut case = Case::random(at, 1, 3);
+        let logit = |k: usize| if k < c / 2 { -((k % 4) as f32) } else { 2.0 + (k % 3) as f32 };
+        case.logits = (0..c).map(logit).collect();
+        case.problem = CrossEntropy::builder().reduction(Reduction::Sum).build().unwrap();
+        let outcome = case.run_soft(&vec![1.0 / c as f32; c]);
+        let lse = case.logits.iter().map(|&u| f64::from(u).exp()).sum::<f64>().ln();
+        let expected = lse - case.logits.iter().map(|&u| f64::from(u)).sum::<f64>() / c as f64;
+        let error = (f64::from(outcome.loss) - expected).abs();
+        assert!(error <= 4e-6 * expected, "{}: {} for {expected}", outcome.plan, outcome.loss);
     }
 }
 

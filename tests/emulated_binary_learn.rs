@@ -6,8 +6,14 @@
 mod case;
 #[path = "emulated_binary_learn/corners.rs"]
 mod corners;
+#[path = "common/devices.rs"]
+mod devices;
+#[path = "common/draw.rs"]
+mod draw;
 #[path = "emulated_binary_learn/run.rs"]
 mod run;
+#[path = "emulated_binary_learn/shards.rs"]
+mod shards;
 #[path = "emulated_binary_learn/structure.rs"]
 mod structure;
 #[path = "emulated_binary_learn/values.rs"]

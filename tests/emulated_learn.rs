@@ -6,6 +6,10 @@
 mod common;
 #[path = "emulated_learn/corners.rs"]
 mod corners;
+#[path = "common/devices.rs"]
+mod devices;
+#[path = "common/draw.rs"]
+mod draw;
 #[path = "emulated_learn/run.rs"]
 mod run;
 #[path = "emulated_learn/structure.rs"]

@@ -1,45 +1,14 @@
 //! The plans of cross-entropy for real devices and for tiny limits: nothing beyond the device, every row length covered.
 
+use devices::{DEVICES, device};
 use logit_perturb::kernel::{DType, Form, Limits, Plan, Regime, Variant, WorkspaceSizes};
 use std::collections::BTreeSet;
 use tiny::{REACHES, TINY, reaches};
 
+#[path = "common/devices.rs"]
+mod devices;
 #[path = "common/tiny.rs"]
 mod tiny;
-
-/// Multiprocessors, threads, blocks and KB of shared memory of a multiprocessor, KB of a block that asks for them, blocks of a cluster: as the
-/// CUDA programming guide tabulates them.
-const DEVICES: [(&str, Limits); 7] = [
-    ("sm_75", limits(40, 1024, 16, 64, 64, 1)),
-    ("sm_80", limits(108, 2048, 32, 164, 163, 1)),
-    ("sm_86", limits(84, 1536, 16, 100, 99, 1)),
-    ("sm_89", limits(128, 1536, 24, 100, 99, 1)),
-    ("sm_90", limits(132, 2048, 32, 228, 227, 16)),
-    ("sm_100", limits(148, 2048, 32, 228, 227, 16)),
-    ("sm_120", limits(170, 1536, 24, 100, 99, 8)),
-];
-
-const fn limits(
-    multiprocessors: u32,
-    resident_threads: u32,
-    resident_blocks: u32,
-    multiprocessor_shared: u32,
-    most_shared: u32,
-    cluster: u32,
-) -> Limits {
-    Limits {
-        multiprocessors,
-        shared_memory: 48 * 1024,
-        row_shared: Limits::row_shared(most_shared * 1024),
-        multiprocessor_shared: multiprocessor_shared * 1024,
-        cluster,
-        resident_threads,
-        resident_blocks,
-        block_threads: 1024,
-        labels_in_block: 16_384,
-        chunks: 4096,
-    }
-}
 
 fn lengths() -> impl Iterator<Item = usize> {
     let edges = [1usize, 10, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 50_257, 128_256, 262_144];
@@ -165,7 +134,7 @@ fn rows_are_read_once_up_to_what_a_device_holds() {
         ("sm_100", 393_216, 786_432),
         ("sm_120", 196_608, 393_216),
     ] {
-        let (_, limits) = DEVICES.into_iter().find(|(device, _)| *device == name).unwrap();
+        let limits = device(name);
         for (dtype, most) in [(DType::F32, f32s), (DType::F16, halves), (DType::BF16, halves)] {
             for (aligned, most) in [(true, most), (false, most - dtype.width() + 1)] {
                 let regime = |classes| Plan::new(Form { aligned, ..Form::plain(dtype, classes) }, limits).regime();

@@ -59,6 +59,7 @@ impl<'a> Batch<'a> {
             statistics: false,
             upstream: Given::Host(self.upstream),
             divisor: None,
+            data_parallel: false,
             limits,
         };
         let operation = BinaryOperation::new(&mut emulator, self.problem, &on_device);

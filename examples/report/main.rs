@@ -10,6 +10,8 @@
 mod chart;
 mod charts;
 mod criterion;
+#[path = "../../tests/common/devices.rs"]
+mod devices;
 mod predictions;
 mod row;
 

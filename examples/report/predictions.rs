@@ -1,6 +1,7 @@
 //! What the plans and the table of registers let one predict of devices that were not at hand: `docs/performance.md` has the model and the
 //! tables.
 
+use crate::devices::device;
 use anyhow::{Context, Result};
 use logit_perturb::kernel::binary::BinaryPlan;
 use logit_perturb::kernel::{DType, Form, LearnForm, LearnPlan, Limits, Plan, Regime};
@@ -35,22 +36,10 @@ struct Device {
 }
 
 fn devices() -> [Device; 3] {
-    let limits = |multiprocessors, most_shared: u32, cluster, threads, blocks| Limits {
-        multiprocessors,
-        shared_memory: 48 << 10,
-        row_shared: Limits::row_shared(most_shared << 10),
-        multiprocessor_shared: (most_shared + 1) << 10,
-        cluster,
-        resident_threads: threads,
-        resident_blocks: blocks,
-        block_threads: 1024,
-        labels_in_block: 16_384,
-        chunks: 4096,
-    };
     [
-        Device { name: "H200", architecture: "90", bandwidth: 4.8e6, limits: limits(132, 227, 16, 2048, 32) },
-        Device { name: "A100 80 GB", architecture: "80", bandwidth: 2.04e6, limits: limits(108, 163, 1, 2048, 32) },
-        Device { name: "RTX 4090", architecture: "89", bandwidth: 1.01e6, limits: limits(128, 99, 1, 1536, 24) },
+        Device { name: "H200", architecture: "90", bandwidth: 4.8e6, limits: device("sm_90") },
+        Device { name: "A100 80 GB", architecture: "80", bandwidth: 2.04e6, limits: device("sm_80") },
+        Device { name: "RTX 4090", architecture: "89", bandwidth: 1.01e6, limits: device("sm_89") },
     ]
 }
 

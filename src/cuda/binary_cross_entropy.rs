@@ -1,13 +1,14 @@
 //! Binary cross-entropy on a stream: prepared once, enqueued per batch.
 
-use super::batch::DevicePass;
+use super::batch::{DeviceMatrix, DevicePass};
 use super::binary_cross_entropy_batch::{ClassVectors, DeviceBinaryBatch, DeviceTargets};
 use super::binary_cross_entropy_workspace::{BinaryClassStatisticsViews, BinarySetup, BinaryWorkspace};
-use super::binary_learned::{BinaryLearned, BinaryLearnedViews, check_setup};
+use super::binary_learned::{BinaryLearned, BinaryLearnedMemory, BinaryLearnedViews, check_setup};
 use super::cross_entropy_workspace::CapturedWorkspace;
 use super::element::DeviceElement;
 use super::kernels::{Kernels, bind, check_tracking, resident_blocks};
 use super::launch::launch;
+use super::learned::ClassConfidencesMut;
 use super::operand::Guards;
 use crate::error::{Error, Result, check};
 use crate::kernel::Variant;
@@ -19,6 +20,15 @@ use crate::loss::BinaryCrossEntropy;
 use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, CudaView};
 use std::marker::PhantomData;
 use std::sync::Arc;
+
+/// What of a batch is launched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// What the devices that share it exchange.
+    Confidences,
+    /// All, or the rest.
+    Loss,
+}
 
 /// Binary cross-entropy prepared for one stream, element type, number of classes and greatest batch. `Send`, not `Sync`: it owns its
 /// workspace.
@@ -38,6 +48,8 @@ pub struct BinaryCrossEntropyOp<T> {
     workspace: Arc<BinaryWorkspace>,
     /// Whether -1 was a target that the last batch could have.
     has_unknown: bool,
+    /// Rows of which confidences were gathered that no batch has used yet.
+    gathered_rows: Option<usize>,
     element: PhantomData<fn() -> T>,
 }
 
@@ -79,6 +91,7 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
             learned,
             workspace,
             has_unknown: true,
+            gathered_rows: None,
             element: PhantomData,
         })
     }
@@ -91,12 +104,64 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
     /// [`Error::Shape`] where shapes disagree or the batch exceeds what was prepared; [`Error::Value`] for a number of the host outside its
     /// range; [`Error::Conflict`] for what the problem or the setup excludes, for memory of another context, and while cudarc's event
     /// tracking would break a capture, or would not see who uses a captured workspace.
-    pub fn enqueue<'a>(
+    pub fn enqueue<'a>(&mut self, pass: DevicePass<'_, T>, batch: impl Into<DeviceBinaryBatch<'a, T>>) -> Result<()> {
+        if self.setup.data_parallel {
+            let Some(gathered) = self.gathered_rows else {
+                let reason = "each batch begins with BinaryCrossEntropyOp::enqueue_confidences";
+                return Err(Error::conflict("enqueue", "without confidences of the batch", reason));
+            };
+            let rows = pass.shape()?.0;
+            if rows != gathered {
+                return Err(Error::shape("logits", "rows", rows, format!("the {gathered} of enqueue_confidences")));
+            }
+        }
+        self.run(pass, &batch.into(), Phase::Loss)?;
+        self.gathered_rows = None;
+        Ok(())
+    }
+
+    /// Enqueues what comes before a batch that is [spread over devices](BinarySetup::data_parallel): how often each class is a positive and a
+    /// negative in this device's rows, and the sums of their confidences; for lists of classes and under
+    /// [`Reduction::Mean`](crate::Reduction::Mean), the kernel that comes before a batch. Add the sums up over the devices, on this operation's stream, and
+    /// [`enqueue`](Self::enqueue) the same batch. Nothing is allocated and nothing waited for.
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue); [`Error::Conflict`] where the operation is not set up for it.
+    pub fn enqueue_confidences<'a>(
         &mut self,
-        mut pass: DevicePass<'_, T>,
+        logits: DeviceMatrix<'_, T>,
         batch: impl Into<DeviceBinaryBatch<'a, T>>,
     ) -> Result<()> {
-        let batch = batch.into();
+        if !self.setup.data_parallel {
+            let reason = "set it up with BinarySetup::data_parallel";
+            return Err(Error::conflict("enqueue_confidences", "with this operation", reason));
+        }
+        self.gathered_rows = None;
+        let rows = logits.rows;
+        self.run(DevicePass::Forward(logits), &batch.into(), Phase::Confidences)?;
+        self.gathered_rows = Some(rows);
+        Ok(())
+    }
+
+    /// What [`enqueue_confidences`](Self::enqueue_confidences) left, to be added up over the devices in place.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] where the operation is not set up for it, and where a captured graph shares the workspace: call it as the graph is
+    /// captured, before [`captured_workspace`](Self::captured_workspace).
+    pub fn class_confidences_mut(&mut self) -> Result<ClassConfidencesMut<'_>> {
+        let clash = |context, reason| Error::conflict("class_confidences_mut", context, reason);
+        if !self.setup.data_parallel {
+            return Err(clash("with this operation", "set it up with BinarySetup::data_parallel"));
+        }
+        let workspace = Arc::get_mut(&mut self.workspace);
+        let learned = workspace.and_then(|workspace| workspace.learned.as_mut());
+        learned.and_then(BinaryLearnedMemory::class_confidences).ok_or_else(|| {
+            clash("with a captured workspace", "the graph may run while the numbers change: ask before it is shared")
+        })
+    }
+
+    /// Checks and launches.
+    fn run(&mut self, mut pass: DevicePass<'_, T>, batch: &DeviceBinaryBatch<'_, T>, phase: Phase) -> Result<()> {
         let (rows, columns) = pass.shape()?;
         check::length("logits' columns", columns, self.setup.classes)?;
         pass.check_context(self.stream.context())?;
@@ -116,6 +181,7 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
         bind(&self.stream)?;
         check_tracking(&self.stream, Arc::get_mut(&mut self.workspace).is_none())?;
         let stream = &self.stream;
+        self.has_unknown = batch.targets.has_unknown();
         let mut guards = Guards::new(stream);
         let (own, mut own_learned) = BinaryWorkspace::addresses(&mut self.workspace, &mut guards);
         let at = guards.pass(&mut pass);
@@ -164,14 +230,20 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
             at: &own_learned,
         });
         let sequence = BinarySequence::new(&self.problem, &self.plan, learning, &addresses, shape, values);
-        if let Some((geometry, args)) = &sequence.decode {
+        let spread = self.setup.data_parallel;
+        if let Some((geometry, args)) = sequence.decode.as_ref().filter(|_| !spread || phase == Phase::Confidences) {
             // SAFETY: `decode_targets` takes DecodeArgs; targets and mask were checked to hold `rows` rows at their strides; the workspace was
             // sized for `max_rows` rows, with room for decoded lists where there are lists.
             unsafe { launch(stream, &self.decode, *geometry, args)? };
         }
         if let (Some(learned), Some(sequence)) = (&self.learned, &sequence.learn) {
             // SAFETY: logits, targets and mask were checked as above; the learner's memory was made for its plan and `classes`.
-            unsafe { learned.enqueue(stream, sequence)? };
+            unsafe {
+                if phase == Phase::Confidences {
+                    return learned.gather(stream, sequence);
+                }
+                learned.enqueue(stream, sequence)?;
+            }
         }
         if let (Some(function), Some((geometry, args))) = (&self.statistics, &sequence.statistics) {
             // SAFETY: `binary_class_statistics` takes BinaryClassStatisticsArgs; the matrices were checked as above; the workspace holds
@@ -182,7 +254,6 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
         // SAFETY: `binary_cross_entropy` takes BinaryCrossEntropyArgs; the matrices were checked to hold `rows` rows of `classes` at their
         // strides and the vectors to be as long; the gradient is borrowed mutably; the workspace was sized for `max_rows` rows.
         unsafe { launch(stream, &self.main, *geometry, args)? };
-        self.has_unknown = batch.targets.has_unknown();
         Ok(())
     }
 

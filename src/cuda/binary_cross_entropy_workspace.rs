@@ -22,12 +22,21 @@ pub struct BinarySetup {
     pub(super) statistics: bool,
     pub(super) lists: bool,
     pub(super) learned: bool,
+    pub(super) data_parallel: bool,
 }
 
 impl BinarySetup {
     /// Batches of up to `max_rows` rows of `classes` logits with targets in any format but lists, and the loss alone.
     pub fn new(classes: usize, max_rows: usize) -> Self {
-        Self { classes, max_rows, loss_rows: false, statistics: false, lists: false, learned: false }
+        Self {
+            classes,
+            max_rows,
+            loss_rows: false,
+            statistics: false,
+            lists: false,
+            learned: false,
+            data_parallel: false,
+        }
     }
 
     /// Asks for the row losses, `[N]`.
@@ -48,6 +57,14 @@ impl BinarySetup {
     /// Asks for what a learner did, `[C]` a class and sign.
     pub fn learned(self) -> Self {
         Self { learned: true, ..self }
+    }
+
+    /// For a learner on batches that are spread over devices: each batch begins with
+    /// [`enqueue_confidences`](super::BinaryCrossEntropyOp::enqueue_confidences), and what that leaves is added up over the devices before
+    /// [`enqueue`](super::BinaryCrossEntropyOp::enqueue). Confidences, directions, bounds and `tau` are then those of the whole batch; each
+    /// device's steps follow the mean gradient of its own entries, so delta differs from device to device, and is 0 where one has no entry.
+    pub fn data_parallel(self) -> Self {
+        Self { data_parallel: true, ..self }
     }
 
     pub(super) fn check(&self, problem: &BinaryCrossEntropy) -> Result<()> {

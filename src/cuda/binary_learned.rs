@@ -4,13 +4,14 @@ use super::binary_cross_entropy_workspace::BinarySetup;
 use super::cross_entropy_workspace::Allocator;
 use super::kernels::{Kernels, resident_blocks};
 use super::launch::launch;
+use super::learned::ClassConfidencesMut;
 use super::operand::Guards;
 use crate::error::{Error, Result};
-use crate::kernel::DType;
 use crate::kernel::binary::{
-    BinaryLearnAddresses, BinaryLearnPlan, BinaryLearnSequence, BinaryLearnWorkspaceSizes, BinaryRule, HostRule,
-    SignAddresses, SignGroup, SignOutputs,
+    BinaryLearnAddresses, BinaryLearnPlan, BinaryLearnSequence, BinaryLearnWorkspaceSizes, BinaryRule, SignAddresses,
+    SignGroup, SignOutputs,
 };
+use crate::kernel::{DType, Rule};
 use crate::loss::BinaryCrossEntropy;
 use crate::perturbation::BinaryStep;
 use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, CudaView, DevicePtr};
@@ -26,10 +27,12 @@ pub(super) struct BinaryLearned {
 
 /// A typed error unless the learner can be set up like this.
 pub(super) fn check_setup(problem: &BinaryCrossEntropy, setup: &BinarySetup) -> Result<()> {
-    if problem.learner().is_none() && setup.learned {
-        return Err(Error::conflict("BinarySetup::learned", "without a learner", "nothing is learned"));
+    let clash = |argument| Err(Error::conflict(argument, "without a learner", "nothing is learned"));
+    match (problem.learner(), setup.learned, setup.data_parallel) {
+        (None, true, _) => clash("BinarySetup::learned"),
+        (None, _, true) => clash("BinarySetup::data_parallel"),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 impl BinaryLearned {
@@ -43,7 +46,8 @@ impl BinaryLearned {
         let Some(learner) = problem.learner() else { return Ok(None) };
         let rule = BinaryRule::new(learner);
         let mut plan = BinaryLearnPlan::new(setup.classes, dtype, kernels.limits());
-        let confidences = rule.needs_confidences().then(|| kernels.function(plan.confidences_variant())).transpose()?;
+        let needs_confidences = rule.needs_confidences() || setup.data_parallel;
+        let confidences = needs_confidences.then(|| kernels.function(plan.confidences_variant())).transpose()?;
         let steps = match rule.step {
             BinaryStep::Raw => {
                 let function = kernels.function(plan.steps_variant())?;
@@ -58,6 +62,18 @@ impl BinaryLearned {
 
     pub(super) fn functions(&self) -> impl Iterator<Item = &CudaFunction> {
         self.confidences.iter().chain(&self.steps)
+    }
+
+    /// Enqueues what gathers the confidences, where the batch is spread over devices.
+    ///
+    /// # Safety
+    /// As [`enqueue`](Self::enqueue).
+    pub(super) unsafe fn gather(&self, stream: &CudaStream, sequence: &BinaryLearnSequence) -> Result<()> {
+        match (&self.confidences, &sequence.gather) {
+            // SAFETY: the kernel takes the struct that the sequence made for it; the rest is the caller's promise.
+            (Some(function), Some((geometry, args))) => unsafe { launch(stream, function, *geometry, args) },
+            _ => Ok(()),
+        }
     }
 
     /// Enqueues what a batch learns by.
@@ -157,11 +173,20 @@ impl Sign {
     }
 }
 
+/// What the devices' rows add up to, `[2, C]` each.
+#[derive(Debug)]
+struct Gathered {
+    count: CudaSlice<u64>,
+    confidence: CudaSlice<f64>,
+}
+
 /// The learner's part of an operation's memory.
 #[derive(Debug)]
 pub(super) struct BinaryLearnedMemory {
     /// Positives first, where asked for.
     outputs: Option<[Sign; 2]>,
+    /// Where batches are spread over devices.
+    gathered: Option<Gathered>,
     pub(super) addresses: BinaryLearnAddresses,
 }
 
@@ -179,7 +204,7 @@ impl BinaryLearnedMemory {
             false => None,
         };
         let mut sign = |which: usize| {
-            let HostRule { directions, bounds, .. } = &learned.rule.signs[which];
+            let Rule { directions, bounds, .. } = &learned.rule.signs[which];
             let of_user = outputs.as_ref().map(|signs| signs[which].addresses(memory.stream)).unwrap_or_default();
             Ok::<_, Error>(SignAddresses {
                 directions: memory.upload_bytes("directions", directions.as_deref())?,
@@ -188,20 +213,25 @@ impl BinaryLearnedMemory {
             })
         };
         let signs = [sign(0)?, sign(1)?];
-        let groups = BinaryLearnWorkspaceSizes::of(&learned.rule, classes).groups;
-        let addresses = match groups {
-            0 => BinaryLearnAddresses { signs, ..BinaryLearnAddresses::default() },
-            _ => BinaryLearnAddresses {
-                signs,
-                counting: memory.own::<u64>(groups)?,
-                sums: memory.own::<[u64; 2]>(groups)?,
-                met: memory.own::<u32>(groups)?,
-                groups: memory.own::<SignGroup>(groups)?,
-                taus: memory.own::<f64>(2)?,
-                ticket: memory.own::<u32>(1)?,
-            },
+        let groups = BinaryLearnWorkspaceSizes::of(&learned.rule, classes, setup.data_parallel).groups;
+        let what = "gathered confidences";
+        let gathered = match setup.data_parallel {
+            true => Some(Gathered { count: memory.zeros(what, groups)?, confidence: memory.zeros(what, groups)? }),
+            false => None,
         };
-        Ok(Self { outputs, addresses })
+        let stream = memory.stream;
+        let addresses = BinaryLearnAddresses {
+            signs,
+            counting: memory.own::<u64>(groups)?,
+            sums: memory.own::<[u64; 2]>(groups)?,
+            met: memory.own::<u32>(groups)?,
+            groups: memory.own::<SignGroup>(groups)?,
+            taus: memory.own::<f64>(2)?,
+            counts: gathered.as_ref().map_or(0, |gathered| gathered.count.device_ptr(stream).0),
+            confidence_sums: gathered.as_ref().map_or(0, |gathered| gathered.confidence.device_ptr(stream).0),
+            ticket: memory.own::<u32>(1)?,
+        };
+        Ok(Self { outputs, gathered, addresses })
     }
 
     /// Records that everything here was written.
@@ -209,6 +239,15 @@ impl BinaryLearnedMemory {
         for sign in self.outputs.iter_mut().flatten() {
             sign.guard(guards);
         }
+        if let Some(Gathered { count, confidence }) = &mut self.gathered {
+            guards.write(count);
+            guards.write(confidence);
+        }
+    }
+
+    pub(super) fn class_confidences(&mut self) -> Option<ClassConfidencesMut<'_>> {
+        let Gathered { count, confidence } = self.gathered.as_mut()?;
+        Some(ClassConfidencesMut { count: count.as_view_mut(), sum: confidence.as_view_mut() })
     }
 
     pub(super) fn views(&self) -> Option<BinaryLearnedViews<'_>> {

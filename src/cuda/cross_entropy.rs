@@ -250,7 +250,7 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
             targets,
             delta,
             margins,
-            weights: Weights { classes, samples: guards.read_if(batch.sample_weights.as_ref()) },
+            weights: Weights { classes, samples: guards.read_or(0, batch.sample_weights.as_ref()) },
             upstreams,
             divisor_at,
             ..if from_saved { own.for_backward() } else { own.for_forward() }

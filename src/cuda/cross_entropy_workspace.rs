@@ -312,8 +312,11 @@ impl<'a> Allocator<'a> {
         if wanted { self.zeros("row outputs", len).map(Some) } else { Ok(None) }
     }
 
-    /// The address of memory that is 0.
+    /// The address of memory that is 0; 0 for none, which the driver refuses to allocate.
     pub(super) fn own<T>(&mut self, len: usize) -> Result<u64> {
+        if len == 0 {
+            return Ok(0);
+        }
         let what = "the workspace";
         let slice = self.zeros::<u8>(what, bytes_of::<T>(what, len)?)?;
         Ok(self.keep(slice))
@@ -395,7 +398,7 @@ impl Workspace {
             margins: memory.upload("the margins", margins)?,
             scales: memory.upload("the scales", scales)?,
             weights: Weights { classes: memory.upload("the class weights", problem.class_weights())?, samples: 0 },
-            saved: if outputs.saved { memory.own::<[f32; 4]>(rows)? } else { 0 },
+            saved: memory.own::<[f32; 4]>(if outputs.saved { rows } else { 0 })?,
             loss_rows: results.loss_rows.as_ref().map_or(0, address),
             lse: results.lse.as_ref().map_or(0, address),
             predictions: results.predictions.as_ref().map_or(0, |slice| slice.device_ptr(stream).0),

@@ -86,7 +86,7 @@ impl Learned {
             false => None,
         };
         let momentum = setup.momentum.unwrap_or_default();
-        Ok(Some(Self { rule: Rule::new(learner), momentum, prepared, groups, statistics }))
+        Ok(Some(Self { rule: Rule::new(learner.split(), learner.bound()), momentum, prepared, groups, statistics }))
     }
 
     pub(super) fn sizes(&self, max_rows: usize) -> LearnWorkspaceSizes {
@@ -170,9 +170,10 @@ impl Learned {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ClassConfidencesMut<'a> {
-    /// How often each class occurs, `[C]`.
+    /// How often each class occurs, `[C]`; of binary cross-entropy how often as a positive and then as a negative, `[2, C]`.
     pub count: CudaViewMut<'a, u64>,
-    /// The sums of `softmax(u_i)_c` over the rows of each class, `[C]`.
+    /// The sums of `softmax(u_i)_c` over the rows of each class, `[C]`; of binary cross-entropy those of `sigmoid(u)` over its positives and
+    /// then of `1 - sigmoid(u)` over its negatives, `[2, C]`.
     pub sum: CudaViewMut<'a, f64>,
 }
 
@@ -263,7 +264,7 @@ impl LearnedMemory {
             gang_sums: memory.own::<f32>(sizes.gang_rows * c)?,
             gang_numbers: memory.own::<f64>(sizes.gang_rows)?,
             bad_bound: errors + std::mem::offset_of!(LearnErrorWord, bad_bound) as u64,
-            scratch: if sizes.scratch > 0 { memory.own::<f32>(sizes.scratch)? } else { 0 },
+            scratch: memory.own::<f32>(sizes.scratch)?,
             directions: memory.upload_bytes("directions", learned.rule.directions.as_deref())?,
             bounds: memory.upload_bytes("bounds", learned.rule.bounds.as_deref())?,
             running: running.as_ref().map_or(0, |slice| slice.device_ptr(stream).0),

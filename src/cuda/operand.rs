@@ -97,12 +97,7 @@ impl<'a> Guards<'a> {
         }
     }
 
-    /// The address of what may not be there.
-    pub(super) fn read_if<T>(&mut self, data: Option<&'a CudaView<'_, T>>) -> u64 {
-        data.map_or(0, |data| self.read(data))
-    }
-
-    /// The address of what is read, `own` where a batch brings nothing in its place.
+    /// The address of what is read, `own` (0 for none) where a batch brings nothing in its place.
     pub(super) fn read_or<T>(&mut self, own: u64, data: Option<&'a CudaView<'_, T>>) -> u64 {
         data.map_or(own, |data| self.read(data))
     }

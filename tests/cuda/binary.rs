@@ -194,6 +194,9 @@ pub(crate) fn operation<T: Number>(device: &Device, case: &Case) -> Result<Binar
     if case.problem.learner().is_some() {
         setup = setup.learned();
     }
+    if case.data_parallel {
+        setup = setup.data_parallel();
+    }
     Ok(BinaryCrossEntropyOp::new(&device.kernels, &device.stream, &case.problem, setup)?)
 }
 
@@ -217,6 +220,14 @@ fn numbers<T: Number>(
         gradient: gradient.into_iter().map(T::wide).collect(),
         statistics: statistics.transpose()?,
     })
+}
+
+/// The first phase of a device's part of a batch.
+pub(crate) fn gather(device: &Device, op: &mut BinaryCrossEntropyOp<f32>, case: &Case) -> Result<(), Failed> {
+    let stream = &device.stream;
+    let logits = Placed::new(stream, &case.logits, case.classes, case.rows_at, -77.0)?;
+    let beside = Beside::<f32>::new(stream, case)?;
+    Ok(op.enqueue_confidences(logits.view()?, beside.batch(case)?)?)
 }
 
 /// Runs a case through an operation.

@@ -1,16 +1,20 @@
 //! The multi-label learner on the device, against the f64 reference.
 
-use crate::binary::{Number, expect_bad, operation, run_through};
+use crate::binary::{Number, expect_bad, gather, operation, run_through};
 use crate::case::{Case, Format, Numbers, dense};
 use crate::device::Device;
-use crate::learned_run::{compare_sign, explicit, hard, is_open, learner, learning, raw, reference, with_learned};
+use crate::learned_run::{
+    compare_shard, compare_sign, explicit, hard, is_open, learner, learning, occurrences, raw, reference,
+    shards as shards_of, with_learned,
+};
 use libtest_mimic::Failed;
 use logit_perturb::cuda::{BinaryCrossEntropyOp, BinarySetup, LearnedSignViews};
 use logit_perturb::cudarc::driver::CudaStream;
 use logit_perturb::half::{bf16, f16};
 use logit_perturb::kernel::DType;
 use logit_perturb::{
-    BinaryCrossEntropy, BinaryLearner, BinaryPerturbation, BinaryStep, Bound, Error, Focusing, GradientSemantics, Split,
+    BinaryCrossEntropy, BinaryLearner, BinaryPerturbation, BinaryStep, Bound, Error, Focusing, GradientSemantics,
+    Reduction, Split,
 };
 use logit_perturb_emulator::{Gradient, LearnedBinarySign, Rows};
 use std::sync::Arc;
@@ -120,6 +124,43 @@ pub fn repeated() -> Result<(), Failed> {
     Ok(())
 }
 
+/// Two operations with a part of a batch each, that add up what they gather between the phases.
+pub fn shards() -> Result<(), Failed> {
+    let device = Device::get();
+    let stream = &device.stream;
+    for format in [Format::U8, Format::Csr] {
+        for step in [BinaryStep::Raw, BinaryStep::Sign, BinaryStep::Exact] {
+            let (whole, parts) = shards_of(format, step, Split::MeanConfidence, Reduction::Mean);
+            let mut ops = [operation::<f32>(device, &parts[0])?, operation::<f32>(device, &parts[1])?];
+            if run_through(device, &mut ops[0], &parts[0]).is_ok() {
+                return Err("a batch without confidences is refused".into());
+            }
+            let groups = 2 * whole.classes;
+            let (mut counts, mut sums) = (vec![0u64; groups], vec![0.0f64; groups]);
+            for (op, part) in ops.iter_mut().zip(&parts) {
+                gather(device, op, part)?;
+                let views = op.class_confidences_mut()?;
+                let found = stream.clone_dtoh(&views.count)?;
+                if found != occurrences(part) {
+                    return Err(format!("{found:?} of {}", part.describe()).into());
+                }
+                found.iter().zip(&mut counts).for_each(|(x, sum)| *sum += x);
+                stream.clone_dtoh(&views.sum)?.iter().zip(&mut sums).for_each(|(x, sum)| *sum += x);
+            }
+            for (op, part) in ops.iter_mut().zip(&parts) {
+                let mut views = op.class_confidences_mut()?;
+                stream.memcpy_htod(&counts, &mut views.count)?;
+                stream.memcpy_htod(&sums, &mut views.sum)?;
+                let numbers = run_through(device, op, part)?;
+                op.check()?;
+                let [positive, negative] = learned(device, op)?;
+                compare_shard(&whole, part, [&positive, &negative], &numbers);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A target between 0 and 1 counts as masked, and is kept until it is asked for.
 pub fn soft_targets() -> Result<(), Failed> {
     let device = Device::get();
@@ -148,9 +189,16 @@ pub fn errors() -> Result<(), Failed> {
         new(Some(through), setup),
         new(Some(raw(0.25, 31.0, explicit(6))), setup),
         new(None, setup.learned()),
+        new(None, setup.data_parallel()),
         new(Some(raw(0.25, 3.0, explicit(6))), setup.learned()),
     ) {
-        (Err(Error::Unsupported { .. }), Err(Error::Value { .. }), Err(Error::Conflict { .. }), Ok(_)) => Ok(()),
+        (
+            Err(Error::Unsupported { .. }),
+            Err(Error::Value { .. }),
+            Err(Error::Conflict { .. }),
+            Err(Error::Conflict { .. }),
+            Ok(_),
+        ) => Ok(()),
         found => Err(format!("{found:?}").into()),
     }
 }

@@ -95,6 +95,8 @@ pub struct Case {
     pub device_upstream: bool,
     pub device_divisor: Option<f32>,
     pub statistics: bool,
+    /// Whether the learner gathers confidences in a phase of their own.
+    pub data_parallel: bool,
     pub limits: Limits,
 }
 
@@ -166,6 +168,7 @@ impl Case {
             device_upstream: false,
             device_divisor: None,
             statistics: false,
+            data_parallel: false,
             limits: TINY,
         }
     }
@@ -261,6 +264,7 @@ impl Case {
             statistics: self.statistics,
             upstream,
             divisor: self.device_divisor.map(Given::Device),
+            data_parallel: self.data_parallel,
             limits: self.limits,
         };
         BinaryOperation::new(emulator, &self.problem, &batch)

@@ -4,9 +4,11 @@ use crate::case::{Case, Format, Numbers, TINY};
 use logit_perturb::cpu::{self, BinaryCrossEntropyBatch, BinaryCrossEntropyOutput, LearnedSign, Pass};
 use logit_perturb::kernel::{DType, Limits};
 use logit_perturb::{
-    BinaryCrossEntropy, BinaryLearner, BinaryPerturbation, BinaryStep, Bound, Mask, Matrix, NegativeSplit, Split,
+    BinaryCrossEntropy, BinaryLearner, BinaryPerturbation, BinaryStep, Bound, Mask, Matrix, NegativeSplit, Reduction,
+    Split,
 };
 use logit_perturb_emulator::{BinaryOutcome, LearnedBinarySign, Options};
+use std::ops::Range;
 
 /// Limits under which so many rows of a strip are kept.
 pub fn keeping(rows: u32, dtype: DType) -> Limits {
@@ -151,4 +153,74 @@ pub fn raw(alpha: f64, eps: f64, split: Split) -> BinaryLearner {
 
 pub fn off(learner: BinaryLearner, eps: f64) -> BinaryLearner {
     learner.negatives(NegativeSplit::Off, Bound::Fixed { eps }).unwrap()
+}
+
+/// A batch, and the parts of it that two devices have; some classes and signs have entries in one alone, one in none.
+pub fn shards(format: Format, step: BinaryStep, split: Split, reduction: Reduction) -> (Case, [Case; 2]) {
+    let (c, n, at) = (11, 40, 15);
+    let mut whole = hard(DType::F32, format, c, n, 9).masked(5);
+    let known = whole.mask.as_mut().unwrap();
+    for (i, k) in (0..n).flat_map(|i| (0..c).map(move |k| (i, k))) {
+        let positive = whole.targets[i * c + k] == 1.0;
+        known[i * c + k] &= match k {
+            0 => i < at,
+            1 => i >= at,
+            2 => positive == (i < at),
+            3 => positive,
+            _ => true,
+        };
+    }
+    let bound = match split {
+        Split::Explicit(_) => Bound::Fixed { eps: 1.0 },
+        _ => Bound::Confidence { eps: 0.3, delta_eps: 2.0 },
+    };
+    let learner = BinaryLearner::new(step, 0.13, split, bound).unwrap();
+    whole.problem = BinaryCrossEntropy::builder().learner(learner).reduction(reduction).build().unwrap();
+    let part = |rows: Range<usize>| {
+        let entries = rows.start * c..rows.end * c;
+        Case {
+            logits: whole.logits[entries.clone()].to_vec(),
+            targets: whole.targets[entries.clone()].to_vec(),
+            mask: whole.mask.as_ref().map(|known| known[entries].to_vec()),
+            data_parallel: true,
+            ..whole.clone()
+        }
+    };
+    let parts = [part(0..at), part(at..n)];
+    (whole, parts)
+}
+
+/// How often each class and sign occurs in a batch, positives first.
+pub fn occurrences(case: &Case) -> Vec<u64> {
+    let c = case.classes;
+    let count = |target: f32, k: usize| {
+        (0..case.rows()).map(|i| i * c + k).filter(|&i| case.targets[i] == target && case.is_known(i)).count() as u64
+    };
+    [1.0, 0.0].into_iter().flat_map(|target| (0..c).map(move |k| (target, k))).map(|(t, k)| count(t, k)).collect()
+}
+
+/// Compares what a device left that has a part of a batch: confidences, directions and bounds are those of the whole, steps follow its own rows.
+pub fn compare_shard(whole: &Case, part: &Case, found: [&LearnedBinarySign; 2], numbers: &Numbers) {
+    let output = reference(whole);
+    assert!(!is_open(whole, &output), "another batch is needed");
+    let of_whole = output.learned.unwrap();
+    let plan = |sign: &LearnedSign| {
+        let bounds = sign.bound.iter().map(|eps| if eps.is_finite() { *eps } else { 0.0 }).collect();
+        (Split::Explicit(sign.direction.clone()), Bound::Explicit(bounds))
+    };
+    let (learner, [positive, negative]) = (learner(whole), [&of_whole.positive, &of_whole.negative].map(plan));
+    let steps = BinaryLearner::new(learner.step(), learner.alpha(), positive.0, positive.1).unwrap();
+    let steps = steps.negatives(NegativeSplit::Own(negative.0), negative.1).unwrap();
+    let problem = BinaryCrossEntropy::builder().learner(steps).reduction(part.problem.reduction()).build().unwrap();
+    let part = Case { problem, data_parallel: false, ..part.clone() };
+    let output = reference(&part);
+    let of_part = output.learned.as_ref().unwrap();
+    let signs =
+        [("positive", &of_whole.positive, &of_part.positive), ("negative", &of_whole.negative, &of_part.negative)];
+    for ((name, of_whole, of_part), found) in signs.into_iter().zip(found) {
+        let mut expected = of_whole.clone();
+        (expected.delta, expected.steps) = (of_part.delta.clone(), of_part.steps.clone());
+        compare_sign(name, learner, found, &expected);
+    }
+    with_learned(&part, &output).compare_numbers(numbers);
 }

@@ -1,6 +1,7 @@
 //! What is moved how often, in which order sums are taken, and what does not matter; plans; what is refused.
 
 use crate::case::{Case, Format, bits};
+use crate::devices::device;
 use crate::run::{check, explicit, hard, keeping, learning, raw};
 use logit_perturb::kernel::binary::{BinaryLearnPlan, BinaryRule, check_binary_supported};
 use logit_perturb::kernel::{DType, Limits};
@@ -153,36 +154,24 @@ fn rows_beyond_two_to_the_31_elements_are_found() {
     }
 }
 
-const H200: Limits = Limits {
-    multiprocessors: 132,
-    shared_memory: 48 * 1024,
-    row_shared: Limits::row_shared(227 * 1024),
-    multiprocessor_shared: 228 * 1024,
-    cluster: 16,
-    resident_threads: 2048,
-    resident_blocks: 32,
-    block_threads: 1024,
-    labels_in_block: 16_384,
-    chunks: 4096,
-};
-
 /// A strip is a sector wide; fewer rows take less shared memory, and no plan asks for more than there is.
 #[test]
 fn plans_keep_what_fits_on_chip() {
+    let h200 = device("sm_90");
     for (dtype, columns, kept) in [(DType::F32, 8, 2944), (DType::F16, 16, 1408), (DType::BF16, 16, 1408)] {
         for classes in [1, 80, 10_000, 1 << 30] {
-            let plan = BinaryLearnPlan::new(classes, dtype, H200);
+            let plan = BinaryLearnPlan::new(classes, dtype, h200);
             assert_eq!((plan.columns, plan.kept, plan.threads), (columns, kept, 512));
             for rows in [0, 1, 1000, 1 << 40] {
                 let steps = plan.steps(rows);
-                assert!(steps.shared <= H200.row_shared && steps.grid >= 1);
+                assert!(steps.shared <= h200.row_shared && steps.grid >= 1);
                 assert!(i64::from(steps.grid) <= (classes as i64 + 7) / i64::from(columns).min(8));
                 assert_eq!(i64::from(plan.kept(rows)), rows.min(kept.into()));
                 assert!(plan.confidences(rows).geometry.grid >= 1);
             }
         }
     }
-    let none = BinaryLearnPlan::new(80, DType::F32, Limits { row_shared: 0, ..H200 });
+    let none = BinaryLearnPlan::new(80, DType::F32, Limits { row_shared: 0, ..h200 });
     assert_eq!(none.kept, 0);
 }
 

@@ -1,6 +1,7 @@
 //! Every split, bound and step with every other option, drawn so that each meets each.
 
 use crate::case::{Case, Format, rounded};
+use crate::draw::Draw;
 use crate::run::{check, explicit, hard, keeping, learning, raw};
 use logit_perturb::kernel::{DType, Limits};
 use logit_perturb::{
@@ -8,36 +9,9 @@ use logit_perturb::{
     Reduction, Split,
 };
 use logit_perturb_emulator::{Gradient, Rows};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use std::collections::BTreeMap;
-
-struct Draw {
-    rng: StdRng,
-    /// How often each choice was made.
-    chosen: BTreeMap<(&'static str, usize), u32>,
-}
+use rand::Rng;
 
 impl Draw {
-    fn new(seed: u64) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed), chosen: BTreeMap::new() }
-    }
-
-    fn of(&mut self, what: &'static str, count: usize) -> usize {
-        let choice = self.rng.random_range(0..count);
-        *self.chosen.entry((what, choice)).or_default() += 1;
-        choice
-    }
-
-    fn on(&mut self, what: &'static str) -> bool {
-        self.of(what, 2) == 1
-    }
-
-    /// Numbers that f32 holds.
-    fn numbers(&mut self, len: usize, from: f64, to: f64) -> Vec<f64> {
-        (0..len).map(|_| f64::from(self.rng.random_range(from..to) as f32)).collect()
-    }
-
     fn split(&mut self, c: usize) -> Split {
         match self.of("split", 4) {
             0 => Split::MeanConfidence,
@@ -155,8 +129,7 @@ fn every_option_with_every_other_agrees_with_the_reference() {
         compared += u64::from(check(&case, seed));
     }
     assert!(compared > cases * 9 / 10, "{compared} of {cases}");
-    // What was never chosen was never tested.
-    assert!(draw.chosen.values().all(|&count| count >= 10), "{:?}", draw.chosen);
+    draw.assert_each_was_chosen(10);
 }
 
 /// The same batch in every format is the same to the bit.

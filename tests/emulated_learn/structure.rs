@@ -2,6 +2,7 @@
 
 use crate::common::softmax::Case;
 use crate::common::uniform;
+use crate::devices::device;
 use crate::run::{Device, check, run, tiles_of};
 use logit_perturb::kernel::{DType, LearnForm, LearnPlan, Limits, check_supported};
 use logit_perturb::{Bound, ClassCounts, CrossEntropy, GradientSemantics, Learner, Reduction, Split, Step};
@@ -144,18 +145,7 @@ fn rows_beyond_two_to_the_31_elements_are_found() {
 /// Where rows and arrays live follows from C and the device's limits; fewer rows take less shared memory, and the same tiles.
 #[test]
 fn plans_keep_what_fits_on_chip() {
-    let limits = Limits {
-        multiprocessors: 132,
-        shared_memory: 48 * 1024,
-        row_shared: Limits::row_shared(227 * 1024),
-        multiprocessor_shared: 228 * 1024,
-        cluster: 16,
-        resident_threads: 2048,
-        resident_blocks: 32,
-        block_threads: 1024,
-        labels_in_block: 16_384,
-        chunks: 4096,
-    };
+    let limits = device("sm_90");
     for (classes, on_chip, tile_rows, threads) in [
         (10, true, 875, 128),
         (100, true, 205, 128),

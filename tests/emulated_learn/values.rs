@@ -1,40 +1,18 @@
 //! Every split, bound and step with every other option, drawn so that each meets each.
 
 use crate::common::softmax::Case;
+use crate::draw::Draw;
 use crate::run::{Device, check, nearest, tiles_of};
 use logit_perturb::kernel::{DType, Limits};
 use logit_perturb::{Bound, ClassCounts, Learner, Perturbation, Reduction, Split, Step};
 use logit_perturb_emulator::{Gradient, Options, Rows};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use std::collections::BTreeMap;
+use rand::Rng;
 
 /// Splits with the bounds that go with them.
 const PLANS: [(usize, usize); 11] =
     [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 3), (3, 0), (3, 1)];
 
-struct Draw {
-    rng: StdRng,
-    /// How often each choice was made.
-    chosen: BTreeMap<(&'static str, usize), u32>,
-}
-
 impl Draw {
-    fn of(&mut self, what: &'static str, count: usize) -> usize {
-        let choice = self.rng.random_range(0..count);
-        *self.chosen.entry((what, choice)).or_default() += 1;
-        choice
-    }
-
-    fn on(&mut self, what: &'static str) -> bool {
-        self.of(what, 2) == 1
-    }
-
-    /// Numbers that f32 holds.
-    fn numbers(&mut self, len: usize, from: f64, to: f64) -> Vec<f64> {
-        (0..len).map(|_| f64::from(self.rng.random_range(from..to) as f32)).collect()
-    }
-
     fn learner(&mut self, c: usize) -> Learner {
         let (split, bound) = PLANS[self.of("plan", PLANS.len())];
         let counts = ClassCounts::new(self.numbers(c, 125.0, 500.0)).unwrap();
@@ -118,7 +96,7 @@ fn rows(layout: usize, c: usize, dtype: DType) -> Rows {
 
 #[test]
 fn every_option_with_every_other_agrees_with_the_reference() {
-    let mut draw = Draw { rng: StdRng::seed_from_u64(5), chosen: BTreeMap::new() };
+    let mut draw = Draw::new(5);
     let (mut compared, cases) = (0, 330);
     for seed in 0..cases {
         let c = [1, 2, 10, 33, 70, 130][draw.of("c", 6)];
@@ -149,9 +127,7 @@ fn every_option_with_every_other_agrees_with_the_reference() {
         compared += u64::from(check(&case, &device));
     }
     assert!(compared > cases * 9 / 10, "{compared} of {cases}");
-    // What was never chosen was never tested.
-    assert!(draw.chosen.values().all(|&count| count >= 10), "{:?}", draw.chosen);
-    println!("{:?}", draw.chosen);
+    draw.assert_each_was_chosen(10);
 }
 
 /// Long ways: many steps, large bounds, both directions.
@@ -160,7 +136,7 @@ fn many_steps_and_large_bounds_stay_accurate() {
     for (seed, (eps, alpha)) in [(5.0, 0.1), (30.0, 1.0), (30.0, 5.0), (12.0, 0.25)].into_iter().enumerate() {
         for step in [Step::Raw, Step::UnitL2] {
             for (c, tile) in [(12, 30), (12, 2), (40, 30), (40, 0)] {
-                let mut draw = Draw { rng: StdRng::seed_from_u64(seed as u64), chosen: BTreeMap::new() };
+                let mut draw = Draw::new(seed as u64);
                 let logits = draw.numbers(8 * c, -6.0, 6.0);
                 let labels = (0..8).map(|i| i % 3).collect();
                 let split = Split::Explicit((0..c).map(|k| if k % 2 == 0 { 1 } else { -1 }).collect());

@@ -119,6 +119,7 @@ pub fn emulated(choices: Choices, seed: u64) -> Result<(), Failed> {
         statistics: choices.statistics,
         upstream: choices.upstream.given(&input.upstream),
         divisor: (choices.reduction == 5).then_some(Given::Device(DIVISOR)),
+        data_parallel: false,
         limits: limits(choices.reach),
     };
     let expected = expected(&input, &choices);

@@ -11,7 +11,7 @@ pub use args::{
 };
 pub use learn::{
     BinaryConfidencesArgs, BinaryLearnAddresses, BinaryLearnPlan, BinaryLearnSequence, BinaryLearnWorkspaceSizes,
-    BinaryLearnerArgs, BinaryRule, HostRule, LearnBinaryArgs, SignAddresses, SignGroup, SignOutputs, SignRule,
+    BinaryLearnerArgs, BinaryRule, LearnBinaryArgs, SignAddresses, SignGroup, SignOutputs, SignRule,
 };
 pub use plan::{BinaryPlan, DecodePlan, StatisticsPlan};
 pub use sequence::{

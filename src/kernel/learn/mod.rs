@@ -7,6 +7,6 @@ mod sequence;
 
 pub use args::{Group, GroupArgs, GroupList, LearnArgs, LearnErrorWord};
 pub use plan::{LearnForm, LearnPlan};
-pub(super) use rule::check_learner;
 pub use rule::{MOST_EPS, MOST_LEARNED_CLASSES, Rule, check_shared_bound};
+pub(super) use rule::{check_bounds, check_learner};
 pub use sequence::{ConfidenceSequence, LearnAddresses, LearnSequence, LearnValues, LearnWorkspaceSizes};

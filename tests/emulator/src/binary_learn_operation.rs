@@ -51,6 +51,8 @@ pub(crate) struct LearnedBuffers {
     sums: Buffer<u64>,
     met: Buffer<u32>,
     ticket: Buffer<u32>,
+    /// Where the batch is spread over devices: counts and sums of confidences, `[2, C]`.
+    pub(crate) gathered: Option<(Buffer<u64>, Buffer<f64>)>,
 }
 
 impl LearnedBuffers {
@@ -60,9 +62,10 @@ impl LearnedBuffers {
         learner: &BinaryLearner,
         (classes, dtype, limits): (usize, DType, Limits),
         fixed: [u64; 2],
+        data_parallel: bool,
     ) -> Self {
         let rule = BinaryRule::new(learner);
-        let groups = BinaryLearnWorkspaceSizes::of(&rule, classes).groups;
+        let groups = BinaryLearnWorkspaceSizes::of(&rule, classes, data_parallel).groups;
         let signs = [0, 1].map(|_| Sign {
             delta: memory.poisoned(classes),
             directions: memory.poisoned(classes),
@@ -88,6 +91,7 @@ impl LearnedBuffers {
         let counting = memory.upload(&vec![0u64; size]);
         let sums = memory.upload(&vec![0u64; 2 * size]);
         let (met, ticket) = (memory.upload(&vec![0u32; size]), memory.upload(&[0u32]));
+        let gathered = data_parallel.then(|| (memory.poisoned(groups), memory.poisoned(groups)));
         let at = BinaryLearnAddresses {
             signs: at,
             counting: counting.address(),
@@ -95,10 +99,12 @@ impl LearnedBuffers {
             met: met.address(),
             groups: memory.poisoned::<SignGroup>(size).address(),
             taus: memory.poisoned::<f64>(2).address(),
+            counts: gathered.map_or(0, |(counts, _): (Buffer<u64>, _)| counts.address()),
+            confidence_sums: gathered.map_or(0, |(_, sums): (_, Buffer<f64>)| sums.address()),
             ticket: ticket.address(),
         };
         let plan = BinaryLearnPlan::new(classes, dtype, limits);
-        Self { rule, plan, at, signs, counting, sums, met, ticket }
+        Self { rule, plan, at, signs, counting, sums, met, ticket, gathered }
     }
 
     /// Whether everything that is to be 0 between launches is.

@@ -71,6 +71,8 @@ pub struct BinaryBatch<'a> {
     pub upstream: Given<'a>,
     /// In place of the problem's divisor.
     pub divisor: Option<Given<'a>>,
+    /// Whether confidences are gathered in a phase of their own.
+    pub data_parallel: bool,
     /// The device's limits.
     pub limits: Limits,
 }
@@ -235,9 +237,10 @@ impl BinaryOperation {
         };
         let positive = class_vector(memory, part(|(_, positive, _)| positive));
         let negative = class_vector(memory, part(|(_, _, negative)| negative));
-        let learned = problem
-            .learner()
-            .map(|learner| LearnedBuffers::new(memory, learner, (c, dtype, batch.limits), [positive, negative]));
+        let learned = problem.learner().map(|learner| {
+            let fixed = [positive, negative];
+            LearnedBuffers::new(memory, learner, (c, dtype, batch.limits), fixed, batch.data_parallel)
+        });
         let at = BinaryAddresses {
             logits: place.logits.address(),
             gradient: place.gradient_address(),
@@ -293,7 +296,41 @@ impl BinaryOperation {
         emulator.memory.write(self.targets, bytemuck::cast_slice(targets));
     }
 
-    /// Launches what the batch takes.
+    fn gathered(&self) -> (Buffer<u64>, Buffer<f64>) {
+        self.learned.as_ref().and_then(|learned| learned.gathered).expect("a batch that is spread over devices")
+    }
+
+    /// The first phase of a batch that is spread over devices: how often each class and sign occurs, and the sums of its confidences, positives
+    /// first.
+    ///
+    /// # Errors
+    /// Every fault found.
+    ///
+    /// # Panics
+    /// Where the batch is not laid out for it.
+    pub fn gather(&self, emulator: &mut Emulator) -> Result<(Vec<u64>, Vec<f64>), Faults> {
+        let dtype = self.plan.dtype;
+        if let Some((geometry, args)) = &self.sequence.decode {
+            emulator.launch(&Variant::DecodeTargets { dtype }, *geometry, bytes_of(args))?;
+        }
+        if let Some((geometry, args)) = self.sequence.learn.as_ref().and_then(|learn| learn.gather.as_ref()) {
+            emulator.launch(&Variant::BinaryConfidences { dtype }, *geometry, bytes_of(args))?;
+        }
+        let (counts, sums) = self.gathered();
+        Ok((emulator.memory.download(counts), emulator.memory.download(sums)))
+    }
+
+    /// What the devices' rows add up to, before the second phase.
+    ///
+    /// # Panics
+    /// As [`gather`](Self::gather).
+    pub fn set_gathered(&self, emulator: &mut Emulator, counts: &[u64], sums: &[f64]) {
+        let (all_counts, all_sums) = self.gathered();
+        emulator.memory.write(all_counts, counts);
+        emulator.memory.write(all_sums, sums);
+    }
+
+    /// Launches what the batch takes; of one that is spread over devices, the second phase.
     ///
     /// # Errors
     /// Every fault found.
@@ -304,7 +341,8 @@ impl BinaryOperation {
             emulator.launch(&variant, geometry, args).map(|report| reports.push(report))
         };
         let dtype = self.plan.dtype;
-        if let Some((geometry, args)) = &self.sequence.decode {
+        let spread = self.learned.as_ref().is_some_and(|learned| learned.gathered.is_some());
+        if let Some((geometry, args)) = self.sequence.decode.as_ref().filter(|_| !spread) {
             launch(Variant::DecodeTargets { dtype }, *geometry, bytes_of(args))?;
         }
         if let (Some(learned), Some(sequence)) = (&self.learned, &self.sequence.learn) {

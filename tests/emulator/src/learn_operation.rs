@@ -87,7 +87,7 @@ impl LearnOperation {
         let sizes = LearnWorkspaceSizes::of([&plan], rows);
         let laid = Laid::new(emulator, problem, batch, sizes.plain);
         let memory = &mut emulator.memory;
-        let rule = Rule::new(learner);
+        let rule = Rule::new(learner.split(), learner.bound());
         let outputs = Outputs {
             classes: memory.poisoned(sizes.groups),
             present: memory.poisoned(1),

@@ -68,11 +68,15 @@ pub struct BinaryConfidencesArgs {
     pub met: DevicePointer,
     pub groups: DevicePointer,
     pub taus: DevicePointer,
+    pub counts: DevicePointer,
+    pub confidence_sums: DevicePointer,
     pub ticket: DevicePointer,
     pub rows: i64,
     pub logits_stride: i64,
     pub chunk: i32,
     pub columns: i32,
+    pub gathers: i32,
+    pub padding: i32,
 }
 
 /// Parameters of the raw steps.
@@ -95,5 +99,5 @@ const _: () = assert!(size_of::<SignRule>() == 48);
 const _: () = assert!(size_of::<SignOutputs>() == 56);
 const _: () = assert!(size_of::<BinaryLearnerArgs>() == 232);
 const _: () = assert!(size_of::<SignGroup>() == 16);
-const _: () = assert!(size_of::<BinaryConfidencesArgs>() == 352);
+const _: () = assert!(size_of::<BinaryConfidencesArgs>() == 376);
 const _: () = assert!(size_of::<LearnBinaryArgs>() == 320);

@@ -7,7 +7,7 @@ mod sequence;
 
 pub use args::{BinaryConfidencesArgs, BinaryLearnerArgs, LearnBinaryArgs, SignGroup, SignOutputs, SignRule};
 pub use plan::BinaryLearnPlan;
+pub use rule::BinaryRule;
 pub(super) use rule::check_binary_learner;
-pub use rule::{BinaryRule, HostRule};
 pub(super) use sequence::Seen;
 pub use sequence::{BinaryLearnAddresses, BinaryLearnSequence, BinaryLearnWorkspaceSizes, SignAddresses};

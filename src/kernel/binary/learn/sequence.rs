@@ -4,17 +4,18 @@
 use super::super::args::Targets;
 use super::args::{BinaryConfidencesArgs, BinaryLearnerArgs, LearnBinaryArgs, SignOutputs, SignRule};
 use super::plan::BinaryLearnPlan;
-use super::rule::{BinaryRule, HostRule};
+use super::rule::BinaryRule;
 use crate::kernel::args::DevicePointer;
+use crate::kernel::learn::Rule;
 use crate::kernel::plan::Geometry;
 use crate::perturbation::BinaryStep;
 
 /// Device addresses of a sign's part, 0 for what is not there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SignAddresses {
-    /// i32 `[C]`, where [`HostRule::directions`] are.
+    /// i32 `[C]`, where [`Rule::directions`] are.
     pub directions: DevicePointer,
-    /// f64 `[C]`, where [`HostRule::bounds`] are.
+    /// f64 `[C]`, where [`Rule::bounds`] are.
     pub bounds: DevicePointer,
     /// What is learned. `fixed` is the fixed perturbation of the sign; `perturbation` is always there.
     pub outputs: SignOutputs,
@@ -25,7 +26,7 @@ pub struct SignAddresses {
 pub struct BinaryLearnAddresses {
     /// Positives first.
     pub signs: [SignAddresses; 2],
-    /// Where [`BinaryRule::needs_confidences`]: u64 `[2 C]`, 0 before the first launch.
+    /// Where [`BinaryRule::needs_confidences`] or a batch is spread over devices: u64 `[2 C]`, 0 before the first launch.
     pub counting: DevicePointer,
     /// u64 `[4 C]`, as above.
     pub sums: DevicePointer,
@@ -35,6 +36,11 @@ pub struct BinaryLearnAddresses {
     pub groups: DevicePointer,
     /// f64 `[2]`.
     pub taus: DevicePointer,
+    /// Where a batch is spread over devices, u64 and f64 `[2 C]`: how often each class and sign occurs and the sums of its confidences, this
+    /// device's first and then those of all.
+    pub counts: DevicePointer,
+    /// As above.
+    pub confidence_sums: DevicePointer,
     /// u32, 0 before the first launch.
     pub ticket: DevicePointer,
 }
@@ -47,9 +53,9 @@ pub struct BinaryLearnWorkspaceSizes {
 }
 
 impl BinaryLearnWorkspaceSizes {
-    /// What a rule needs for `classes` classes.
-    pub fn of(rule: &BinaryRule, classes: usize) -> Self {
-        Self { groups: if rule.needs_confidences() { classes.saturating_mul(2) } else { 0 } }
+    /// What a rule needs for `classes` classes; `data_parallel` where batches are spread over devices.
+    pub fn of(rule: &BinaryRule, classes: usize, data_parallel: bool) -> Self {
+        Self { groups: if rule.needs_confidences() || data_parallel { classes.saturating_mul(2) } else { 0 } }
     }
 }
 
@@ -66,6 +72,8 @@ pub(in super::super) struct Seen {
 /// The learner's launches, in order; they come after the pre-pass over targets and before everything else.
 #[derive(Clone, Copy, Debug)]
 pub struct BinaryLearnSequence {
+    /// What gathers the confidences of this device's rows, where the batch is spread over devices; a phase of its own.
+    pub gather: Option<(Geometry, BinaryConfidencesArgs)>,
     /// The confidences, where they are wanted before the steps or instead of them.
     pub confidences: Option<(Geometry, BinaryConfidencesArgs)>,
     /// The raw steps.
@@ -73,15 +81,15 @@ pub struct BinaryLearnSequence {
 }
 
 impl SignRule {
-    fn new(host: &HostRule, at: &SignAddresses) -> Self {
+    fn new(rule: &Rule, moves: bool, at: &SignAddresses) -> Self {
         Self {
             directions: at.directions,
             bounds: at.bounds,
-            tau: host.tau,
-            eps: host.eps,
-            delta_eps: host.delta_eps,
-            mean: host.mean.into(),
-            off: host.off.into(),
+            tau: rule.tau,
+            eps: rule.eps,
+            delta_eps: rule.delta_eps,
+            mean: rule.mean.into(),
+            off: (!moves).into(),
         }
     }
 }
@@ -93,17 +101,17 @@ impl BinaryLearnSequence {
         at: &BinaryLearnAddresses,
         Seen { logits, logits_stride, targets, offset, rows }: Seen,
     ) -> Self {
-        let [positive, negative] = &rule.signs;
         let learner = BinaryLearnerArgs {
-            rules: [SignRule::new(positive, &at.signs[0]), SignRule::new(negative, &at.signs[1])],
+            rules: [0, 1].map(|sign| SignRule::new(&rule.signs[sign], rule.moves[sign], &at.signs[sign])),
             outputs: at.signs.map(|sign| sign.outputs),
             offset,
             alpha: rule.alpha,
             step: rule.step_number(),
             padding: 0,
         };
-        let needs_confidences = rule.needs_confidences();
-        let confidences = needs_confidences.then(|| {
+        let spread = at.counts != 0;
+        let needs_confidences = rule.needs_confidences() || spread;
+        let confidences_of = |rows: i64, gathers: bool| {
             let plan = plan.confidences(rows);
             let args = BinaryConfidencesArgs {
                 logits,
@@ -114,14 +122,21 @@ impl BinaryLearnSequence {
                 met: at.met,
                 groups: at.groups,
                 taus: at.taus,
+                counts: at.counts,
+                confidence_sums: at.confidence_sums,
                 ticket: at.ticket,
                 rows,
                 logits_stride,
                 chunk: plan.chunk,
                 columns: plan.columns,
+                gathers: gathers.into(),
+                padding: 0,
             };
             (plan.geometry, args)
-        });
+        };
+        let gather = spread.then(|| confidences_of(rows, true));
+        // What was gathered needs no row.
+        let confidences = needs_confidences.then(|| confidences_of(if spread { 0 } else { rows }, false));
         let steps = (rule.step == BinaryStep::Raw).then(|| {
             let args = LearnBinaryArgs {
                 logits,
@@ -136,6 +151,6 @@ impl BinaryLearnSequence {
             };
             (plan.steps(rows), args)
         });
-        Self { confidences, steps }
+        Self { gather, confidences, steps }
     }
 }
