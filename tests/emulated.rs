@@ -2,14 +2,16 @@
 //! gradient and alignment on batches of at most 64 rows, under limits small enough that every loop takes a second turn. What the kernels move
 //! is counted element by element.
 
-use logit_perturb::cpu::{self, CrossEntropyBatch, Pass};
+use case::Case;
 use logit_perturb::kernel::{DType, ErrorWord, Form, Limits, Plan, Regime};
-use logit_perturb::{CrossEntropy, Labels, Matrix, MatrixMut, Perturbation, Reduction};
-use logit_perturb_emulator::{Batch, Beside, Emulator, Given, Gradient, Operation, Options, Outcome, Rows};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use logit_perturb::{CrossEntropy, Labels, Perturbation, Reduction};
+use logit_perturb_emulator::{Batch, Emulator, Gradient, Operation, Options, Outcome, Rows};
 use tiny::{TINY, reaches};
 
+#[path = "emulated/case.rs"]
+mod case;
+#[path = "emulated/corners.rs"]
+mod corners;
 #[path = "common/tiny.rs"]
 mod tiny;
 
@@ -17,113 +19,6 @@ mod tiny;
 fn lengths() -> Vec<(usize, Limits)> {
     let beside = [1, 2, 3, 31, 33, 64, 65, 127, 128, 130, 512, 1023, 1030].map(|c| (c, TINY));
     beside.into_iter().chain(reaches()).collect()
-}
-
-struct Case {
-    classes: usize,
-    logits: Vec<f32>,
-    labels: Vec<i64>,
-    problem: CrossEntropy,
-    rows: Rows,
-    gradient: Gradient,
-    upstream: f64,
-    limits: Limits,
-}
-
-impl Case {
-    fn random((classes, limits): (usize, Limits), rows: usize, seed: u64) -> Self {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let logits = (0..rows * classes).map(|_| rng.random_range(-8.0..8.0)).collect();
-        let labels = (0..rows).map(|_| rng.random_range(0..classes as i64)).collect();
-        let at = Rows { stride: classes, offset: 0 };
-        Self {
-            classes,
-            logits,
-            labels,
-            problem: CrossEntropy::default(),
-            rows: at,
-            gradient: Gradient::Into(at),
-            upstream: 1.0,
-            limits,
-        }
-    }
-
-    fn batch<'a>(&'a self, labels: Labels<'a>) -> Batch<'a> {
-        Batch {
-            rows: self.rows,
-            gradient: self.gradient,
-            upstream: Given::Host(self.upstream),
-            ..Batch::new(&self.logits, self.classes, labels, self.limits)
-        }
-    }
-
-    fn run_as(&self, options: Options, labels: Labels<'_>) -> Outcome {
-        let mut emulator = Emulator::new(options);
-        let batch = self.batch(labels);
-        let operation = Operation::new(&mut emulator, &self.problem, &batch);
-        operation.run(&mut emulator).unwrap_or_else(|faults| panic!("{} classes: {faults:?}", self.classes))
-    }
-
-    fn run(&self, seed: u64) -> Outcome {
-        self.run_as(Options { seed, ..Options::default() }, Labels::I64(&self.labels))
-    }
-
-    /// The outcome under soft targets, `[N, C]`.
-    fn run_soft(&self, targets: &[f32]) -> Outcome {
-        let soft = Beside { data: targets, wide: true, stride: self.classes };
-        let batch = Batch { soft_targets: Some(soft), ..self.batch(Labels::I64(&self.labels)) };
-        let mut emulator = Emulator::new(Options::default());
-        Operation::new(&mut emulator, &self.problem, &batch).run(&mut emulator).unwrap()
-    }
-
-    /// Compares an outcome with the reference; `labels` as the reference is to see them.
-    fn compare(&self, outcome: &Outcome, labels: &[i64]) {
-        let (n, c) = (labels.len(), self.classes);
-        let what = format!("{n} x {c}, {:?}, {:?}, {}", self.rows, self.gradient, outcome.plan);
-        let mut gradient = vec![0.0f64; n * c];
-        let logits = Matrix::new(&self.logits, n, c).unwrap();
-        let pass = Pass::Into { logits, gradient: MatrixMut::new(&mut gradient, n, c).unwrap() };
-        let upstream = logit_perturb::Upstream::Scalar(self.upstream);
-        let batch = CrossEntropyBatch::labels(labels).upstream(upstream);
-        let expected = cpu::cross_entropy(&self.problem, pass, batch).unwrap();
-        let scale = self.problem.scale().at(0);
-        let delta = |k: usize| match self.problem.perturbation() {
-            Perturbation::Shared(delta) => delta[k],
-            _ => 0.0,
-        };
-        let v = |i: usize, k: usize| scale * (f64::from(self.logits[i * c + k]) + delta(k));
-        let stretch = |i: usize| (0..c).map(|k| v(i, k).abs()).filter(|v| v.is_finite()).fold(50.0, f64::max) / 50.0;
-        let divisor = match self.problem.reduction() {
-            Reduction::Mean => expected.valid as f64,
-            Reduction::Divisor(divisor) => divisor,
-            _ => 1.0,
-        };
-        let near = |name: &str, i: usize, actual: f32, expected: f64, tolerance: f64| {
-            let actual = f64::from(actual);
-            let same = actual == expected || actual.is_nan() && expected.is_nan();
-            assert!(
-                same || (actual - expected).abs() <= tolerance,
-                "{what}: {name} [{i}] {actual}, expected {expected}"
-            );
-        };
-        let loss_tolerance = |x: f64, a: f64| (4e-6 * x.abs() + 1e-7) * a;
-        let a = (0..n).map(stretch).fold(1.0, f64::max);
-        near("loss", 0, outcome.loss, expected.loss, loss_tolerance(expected.loss, a));
-        for i in 0..n {
-            near(
-                "loss_rows",
-                i,
-                outcome.loss_rows[i],
-                expected.loss_rows[i],
-                loss_tolerance(expected.loss_rows[i], stretch(i)),
-            );
-            near("lse", i, outcome.lse[i], expected.lse[i], loss_tolerance(expected.lse[i], stretch(i)));
-        }
-        for (i, &actual) in outcome.gradient.iter().enumerate() {
-            let tolerance = 1e-6 * self.upstream.abs() * stretch(i / c) * scale / divisor;
-            near("gradient", i, actual, gradient[i], tolerance);
-        }
-    }
 }
 
 /// The regime that a row length is planned into.

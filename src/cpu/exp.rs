@@ -56,7 +56,9 @@ pub(super) fn ln_1p(x: f64) -> f64 {
     ];
     // ln(1 + x) = 2 atanh(x / (2 + x)); from sqrt(2) on, of half of 1 + x. Either way |s| <= 0.172, where the series to s^21 is exact to 2^-57.
     let halved = x > std::f64::consts::SQRT_2 - 1.0;
-    let s = if halved { (x - 1.0) / (x + 3.0) } else { x / (2.0 + x) };
+    // Chosen before the division, of which there is then one.
+    let (above, below) = if halved { (x - 1.0, x + 3.0) } else { (x, 2.0 + x) };
+    let s = above / below;
     let square = s * s;
     let mut series = 0.0;
     for coefficient in ATANH {
