@@ -39,7 +39,10 @@ README = ROOT / "tests/mutants/README.md"
 # the others unchanged. Together these hold every line of the file.
 SOFTMAX_TESTS = {"emulated": "", "emulated_edges": "", "grid": "emulated::cross_entropy"}
 SIGMOID_TESTS = {"emulated_binary": "", "emulated_binary_learn": "", "grid": "emulated::binary"}
+# Of what all losses share, and the learners take over as it is.
+LOSS_TESTS = {"emulated": "", "emulated_edges": "", "emulated_binary": "", "grid": "emulated::"}
 SIGMOID = "(decode_targets|binary_.*|learn_binary_.*)_(f32|bf16).*"
+SOFTMAX = "cross_entropy_f32_(tile_general|warp_4|cluster_general|two_read)|cross_entropy_bf16_(tile|shared_general)"
 PROOFS = [
     (
         r"(binary_confidences|learn_binary_cross_entropy)\.cu|binary_learner\.cuh", {"emulated_binary_learn": ""},
@@ -47,6 +50,8 @@ PROOFS = [
     ),
     (r"(binary_.*|decode_targets)\.cu|(sigmoid|targets|running_sum)\.cuh", SIGMOID_TESTS, SIGMOID),
     (r"tally_labels\.cu", SOFTMAX_TESTS, "tally"),
+    (r"(labels|perturbation)\.cuh", SOFTMAX_TESTS, "tally|class_statistics|" + SOFTMAX),
+    (r"(elements|fixed_sum)\.cuh", LOSS_TESTS, "class_statistics|" + SOFTMAX + "|" + SIGMOID),
     (r"class_statistics\.cu", SOFTMAX_TESTS, "class_statistics"),
     (r"tile_rows\.cuh", SOFTMAX_TESTS, "cross_entropy_(f32|bf16)_tile.*"),
     (
@@ -60,8 +65,7 @@ PROOFS = [
     ),
     (
         r".*", {**SOFTMAX_TESTS, "emulated_binary": "", "emulated_binary_learn": "", "emulated_learn": ""},
-        "tally|class_statistics|cross_entropy_f32_(tile_general|warp_4|cluster_general|two_read)|cross_entropy_bf16_(tile|shared_general)|"
-        + SIGMOID + "|group_rows|learn_cross_entropy_f32_shared_general",
+        "tally|class_statistics|" + SOFTMAX + "|" + SIGMOID + "|group_rows|learn_cross_entropy_f32_shared_general",
     ),
 ]
 # What a mutant is made of at first and then, as far as it is among the above: most are killed by then.
@@ -71,6 +75,8 @@ FEW = (
     "(decode_targets|binary_class_statistics|binary_confidences|binary_cross_entropy|learn_binary_cross_entropy)_f32|"
     "group_rows|learn_cross_entropy_f32_shared"
 )
+# Seconds that a test may take to be run before a mutant is made of all its variants.
+QUICK_S = 0.5
 TEST_TARGETS = ["emulated", "emulated_edges", "emulated_binary", "emulated_binary_learn", "emulated_learn", "grid"]
 
 LIBRARY = "libkernels.so"
@@ -322,7 +328,7 @@ class Bench:
 
     def build(self, kernels, folder, variants, built):
         """The kernels of a folder as a shared library. Units of other variants, or that the change does not reach, are as they were; `built` are
-        those that are not, by name, and grows. Whether it did."""
+        those that are not, by name, and grows."""
         folder.mkdir(exist_ok=True)
         objects = []
         before = len(built)
@@ -351,11 +357,10 @@ class Bench:
             if kernels == KERNELS:
                 self.objects[name] = (pure, to)
         if len(built) == before:
-            return False
+            return
         library = folder / LIBRARY
         soname = f"-Wl,-soname,{library.name}"
         subprocess.run([*self.cxx, "-shared", soname, "-o", str(library), *map(str, objects)], check=True)
-        return True
 
     def link(self, name, linker):
         """A test binary that takes the kernels from the library: it and the names of its tests."""
@@ -392,6 +397,7 @@ class Bench:
 
         with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
             times = sorted(pool.map(timed, self.tests))
+        self.seconds = {test: seconds for seconds, test in times}
         self.tests = [test for _, test in times]
         self.kills = {test: 0 for test in self.tests}
         self.limit = {test: int(HANG_CPU_S + 10 * seconds) for seconds, test in times}
@@ -403,20 +409,23 @@ class Bench:
             apply(mutant, kernels)
             targets, all_variants = proof_of(mutant.file)
             tests = [test for test in self.tests if test[1].startswith(targets.get(test[0].name, "none"))]
-            built = {}
-            for few in (FEWEST, FEW, ".*"):
+            built, passed = {}, set()
+            for few, most in ((FEWEST, QUICK_S), (FEW, QUICK_S), (".*", float("inf"))):
                 before = set(built)
                 try:
-                    chosen = lambda name: re.fullmatch(all_variants, name) and re.fullmatch(few, name)
-                    if not self.build(kernels, Path(folder), chosen, built):
-                        continue
+                    self.build(kernels, Path(folder), lambda name: re.fullmatch(all_variants, name) and re.fullmatch(few, name), built)
                 except DoesNotCompile as error:
                     return "does not compile", next(line for line in str(error).splitlines() if "error" in line)
-                # A test that launches nothing new has nothing to find. What has killed many is likely to kill the next.
-                facing = [test for test in tests if self.launched[test] & (built.keys() - before)]
-                for test in sorted(facing, key=lambda test: (test[1] != first, -self.kills[test])):
+                # A test has something to find where it launches what is new to it. What has killed many soon is likely to kill the next.
+                new = built.keys() - before
+                facing = [
+                    test for test in tests
+                    if self.seconds[test] <= most and self.launched[test] & (new if test in passed else built.keys())
+                ]
+                for test in sorted(facing, key=lambda test: (test[1] != first, -self.kills[test] / (0.1 + self.seconds[test]))):
                     code = self.run_test(test, folder, self.limit[test])
                     if code == 0:
+                        passed.add(test)
                         continue
                     self.kills[test] += 1
                     note = NOTES.get(code, " (crashes)")
