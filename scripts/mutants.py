@@ -79,6 +79,9 @@ FEW = (
 QUICK_S = 0.5
 TEST_TARGETS = ["emulated", "emulated_edges", "emulated_binary", "emulated_binary_learn", "emulated_learn", "grid"]
 
+# Binaries that take longer to start than a test takes to run: tests whose names begin alike run in one process.
+GROUPS = {"grid": r"emulated::\w+"}
+
 LIBRARY = "libkernels.so"
 
 COLUMNS = ["file", "line", "mutation", "outcome", "killed_by"]
@@ -267,6 +270,15 @@ def apply(mutant, folder):
         (folder / path.name).write_text(text)
 
 
+@dataclass(frozen=True)
+class Test:
+    """A test of a binary, or a group of them: the `members`, whose names begin with `name`."""
+
+    binary: Path
+    name: str
+    members: tuple = ()
+
+
 class DoesNotCompile(Exception):
     """The compiler's message."""
 
@@ -285,9 +297,12 @@ class Bench:
         messages = self.cargo("test", "--no-run", *[f"--test={name}" for name in TEST_TARGETS])
         outs = [m["out_dir"] for m in messages if m.get("out_dir") and "logit-perturb-emulator" in m["out_dir"]]
         self.units = self.read_units(Path(outs[0]) / "sources")
-        self.objects = {}
         self.precompile()
         library = work / "unchanged" / LIBRARY
+        library.parent.mkdir()
+        with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
+            compiled = pool.map(lambda name: self.compile(name, KERNELS, library.parent), self.units)
+            self.objects = dict(zip(self.units, compiled))
         self.build(KERNELS, library.parent, lambda name: True, {})
         linker = work / "linker"
         # Before everything else, so that no kernel is taken from the emulator's archive.
@@ -326,41 +341,35 @@ class Bench:
         to = self.work / "runtime.hpp.gch"
         subprocess.run(self.compiler(KERNELS, "-x", "c++-header", str(header), "-o", str(to)), check=True)
 
+    def compile(self, name, kernels, folder, known=None):
+        """A unit's preprocessed text and its object: `known`, where that is of the same text."""
+        text = self.units[name].replace("@KERNELS@", str(kernels))
+        pure = subprocess.run(
+            self.compiler(kernels, "-E", "-P", "-x", "c++", "-"), input=text, capture_output=True, text=True, check=True
+        ).stdout
+        if known and known[0] == pure:
+            return known
+        to = folder / f"{name}.o"
+        done = subprocess.run(
+            self.compiler(kernels, "-c", "-x", "c++", "-", "-o", str(to)), input=text, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise DoesNotCompile(done.stderr)
+        return pure, to
+
     def build(self, kernels, folder, variants, built):
         """The kernels of a folder as a shared library. Units of other variants, or that the change does not reach, are as they were; `built` are
         those that are not, by name, and grows."""
-        folder.mkdir(exist_ok=True)
-        objects = []
         before = len(built)
-        for name, text in self.units.items():
-            if name in built:
-                objects.append(built[name])
-                continue
-            if name in self.objects and not variants(name):
-                objects.append(self.objects[name][1])
-                continue
-            text = text.replace("@KERNELS@", str(kernels))
-            pure = subprocess.run(
-                self.compiler(kernels, "-E", "-P", "-x", "c++", "-"), input=text, capture_output=True, text=True, check=True
-            ).stdout
-            if self.objects.get(name, (None,))[0] == pure:
-                objects.append(self.objects[name][1])
-                continue
-            to = folder / f"{name}.o"
-            done = subprocess.run(
-                self.compiler(kernels, "-c", "-x", "c++", "-", "-o", str(to)), input=text, capture_output=True, text=True, check=False
-            )
-            if done.returncode != 0:
-                raise DoesNotCompile(done.stderr)
-            objects.append(to)
-            built[name] = to
-            if kernels == KERNELS:
-                self.objects[name] = (pure, to)
-        if len(built) == before:
-            return
+        for name in self.units:
+            if name not in built and variants(name):
+                unit = self.compile(name, kernels, folder, self.objects[name])
+                if unit != self.objects[name]:
+                    built[name] = unit
         library = folder / LIBRARY
-        soname = f"-Wl,-soname,{library.name}"
-        subprocess.run([*self.cxx, "-shared", soname, "-o", str(library), *map(str, objects)], check=True)
+        if len(built) > before or not library.exists():
+            objects = [str(path) for _, path in {**self.objects, **built}.values()]
+            subprocess.run([*self.cxx, "-shared", f"-Wl,-soname,{library.name}", "-o", str(library), *objects], check=True)
 
     def link(self, name, linker):
         """A test binary that takes the kernels from the library: it and the names of its tests."""
@@ -370,37 +379,55 @@ class Bench:
         shutil.copy(binary, copy)
         environment = {**os.environ, "LD_LIBRARY_PATH": str(linker.parent / "unchanged")}
         listed = subprocess.run([copy, "--list"], env=environment, capture_output=True, text=True, check=True).stdout
-        return [(copy, test) for test in re.findall(r"^(.+?) *: test$", listed, re.M) if not test.startswith("cpu::")]
+        names = [name for name in re.findall(r"^(.+?) *: test$", listed, re.M) if not name.startswith("cpu::")]
+        groups = {}
+        for test in names:
+            group = re.match(GROUPS.get(name, "$"), test)
+            groups.setdefault(group[0] if group else test, []).append(test)
+        return [Test(copy, prefix, tuple(tests) if tests != [prefix] else ()) for prefix, tests in groups.items()]
 
-    def run_test(self, test, folder, limit, **environment):
-        """How a test ends with the library of a folder: its return code."""
-        binary, name = test
+    def run_test(self, test, folder, **environment):
+        """How a test ends with the library of a folder: its return code, and what it prints."""
         # A limit on the processor's time, which does not depend on what else the machine does.
-        command = ["sh", "-c", f'ulimit -S -t {limit}; exec "$@"', "sh", str(binary), "--exact", name, "--test-threads=1"]
+        # How long a test takes is not known at first, and of a member of a group no more than that of all.
+        limit = int(HANG_CPU_S + 10 * self.seconds.get(test, 1.0 if self.seconds else 100.0))
+        exact = [] if test.members else ["--exact"]
+        command = ["sh", "-c", f'ulimit -S -t {limit}; exec "$@"', "sh", str(test.binary), *exact, test.name, "--test-threads=1"]
         environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), "RUST_BACKTRACE": "0", **environment}
-        return subprocess.run(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
-        ).returncode
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+        return done.returncode, done.stdout.decode(errors="replace")
+
+    def killer(self, test, folder, code, output):
+        """The name of the test that failed, and a note on how."""
+        if test.members:
+            failed = re.search(r"^test (.+?) +\.\.\. FAILED$", output, re.M)
+            passed = set(re.findall(r"^test (.+?) +\.\.\. ok$", output, re.M))
+            # One that ends the process is not named: it is the first that fails alone.
+            for name in [failed[1]] if failed else [name for name in test.members if name not in passed]:
+                code = self.run_test(Test(test.binary, name), folder)[0]
+                if code != 0:
+                    test = Test(test.binary, name)
+                    break
+        return test.name + NOTES.get(code, " (crashes)")
 
     def time_tests(self, folder):
         """Sorts the tests by the time they take, requires that they pass, and notes which kernels they launch."""
-        self.launched = {}
+        self.launched, self.seconds = {}, {}
 
         def timed(test):
             with tempfile.NamedTemporaryFile("r", dir=self.work) as names:
                 start = time.monotonic()
-                if self.run_test(test, folder, 600, EMULATOR_LAUNCHED=names.name) != 0:
-                    sys.exit(f"{test[1]} fails without a mutant")
+                if self.run_test(test, folder, EMULATOR_LAUNCHED=names.name)[0] != 0:
+                    sys.exit(f"{test.name} fails without a mutant")
                 seconds = time.monotonic() - start
                 self.launched[test] = set(names.read().split())
-            return seconds, test
+            return seconds
 
         with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
-            times = sorted(pool.map(timed, self.tests))
-        self.seconds = {test: seconds for seconds, test in times}
-        self.tests = [test for _, test in times]
+            seconds = dict(zip(self.tests, pool.map(timed, self.tests)))
+        self.tests.sort(key=seconds.get)
+        self.seconds = seconds
         self.kills = {test: 0 for test in self.tests}
-        self.limit = {test: int(HANG_CPU_S + 10 * seconds) for seconds, test in times}
 
     def judge(self, mutant, first=""):
         """A mutant's outcome and what killed it; the test called `first` runs first."""
@@ -408,7 +435,7 @@ class Bench:
             kernels = Path(folder) / "kernels"
             apply(mutant, kernels)
             targets, all_variants = proof_of(mutant.file)
-            tests = [test for test in self.tests if test[1].startswith(targets.get(test[0].name, "none"))]
+            tests = [test for test in self.tests if test.name.startswith(targets.get(test.binary.name, "none"))]
             built, passed = {}, set()
             for few, most in ((FEWEST, QUICK_S), (FEW, QUICK_S), (".*", float("inf"))):
                 before = set(built)
@@ -416,20 +443,21 @@ class Bench:
                     self.build(kernels, Path(folder), lambda name: re.fullmatch(all_variants, name) and re.fullmatch(few, name), built)
                 except DoesNotCompile as error:
                     return "does not compile", next(line for line in str(error).splitlines() if "error" in line)
-                # A test has something to find where it launches what is new to it. What has killed many soon is likely to kill the next.
+                # A test has something to find where it launches what is new to it.
                 new = built.keys() - before
                 facing = [
                     test for test in tests
-                    if self.seconds[test] <= most and self.launched[test] & (new if test in passed else built.keys())
+                    if self.seconds[test] <= most * max(1, len(test.members))
+                    and self.launched[test] & (new if test in passed else built.keys())
                 ]
-                for test in sorted(facing, key=lambda test: (test[1] != first, -self.kills[test] / (0.1 + self.seconds[test]))):
-                    code = self.run_test(test, folder, self.limit[test])
-                    if code == 0:
-                        passed.add(test)
-                        continue
-                    self.kills[test] += 1
-                    note = NOTES.get(code, " (crashes)")
-                    return "killed", test[1] + note
+                # What has killed many soon is likely to kill the next.
+                promise = {test: self.kills[test] / (0.1 + self.seconds[test]) for test in facing}
+                for test in sorted(facing, key=lambda test: (first not in (test.name, *test.members), -promise[test])):
+                    code, output = self.run_test(test, folder)
+                    if code != 0:
+                        self.kills[test] += 1
+                        return "killed", self.killer(test, folder, code, output)
+                    passed.add(test)
         return "survived", ""
 
 
