@@ -391,12 +391,15 @@ fn sums_of_fast_warps_wait_for_slow_ones() {
 /// Labels beyond i32 are numbers like others.
 #[test]
 fn u32_labels_keep_their_highest_bit() {
-    let mut case = Case::random((10, TINY), 5, 25);
-    case.problem = CrossEntropy::builder().ignore_index(i64::from(u32::MAX)).build().unwrap();
-    (case.labels[1], case.labels[3]) = (i64::from(u32::MAX), i64::from(u32::MAX - 1));
-    let labels: Vec<u32> = case.labels.iter().map(|&label| label as u32).collect();
-    let outcome = case.run_as(Options::default(), Labels::U32(&labels));
-    assert_eq!(outcome.error, ErrorWord { bad_labels: 1, first_row: 3, first_label: i64::from(u32::MAX - 1) });
+    for at in reaches() {
+        let mut case = Case::random(at, 5, 25);
+        case.problem = CrossEntropy::builder().ignore_index(i64::from(u32::MAX)).build().unwrap();
+        (case.labels[1], case.labels[3]) = (i64::from(u32::MAX), i64::from(u32::MAX - 1));
+        let labels: Vec<u32> = case.labels.iter().map(|&label| label as u32).collect();
+        let outcome = case.run_as(Options::default(), Labels::U32(&labels));
+        let expected = ErrorWord { bad_labels: 1, first_row: 3, first_label: i64::from(u32::MAX - 1) };
+        assert_eq!(outcome.error, expected, "{}", outcome.plan);
+    }
 }
 
 /// The first bad label is the one of the least row, whichever thread, chunk or block finds it.
