@@ -23,7 +23,7 @@ SIGMOID_TESTS = {"emulated_binary": "", "emulated_binary_learn": "", "grid": "em
 # Of what all losses share, and the learners take over as it is.
 LOSS_TESTS = {"emulated": "", "emulated_edges": "", "emulated_binary": "", "grid": "emulated::"}
 SIGMOID = "(decode_targets|binary_.*|learn_binary_.*)_(f32|bf16).*"
-SOFTMAX = "cross_entropy_f32_(tile_general|warp_4|block_8|cluster_general|two_read)|cross_entropy_bf16_(tile|shared_general)"
+SOFTMAX = "cross_entropy_f32_(tile|tile_general|warp_4|block_8|cluster_general|two_read)|cross_entropy_bf16_(tile_general|shared_general)"
 PROOFS = [
     (
         r"(binary_confidences|learn_binary_cross_entropy)\.cu|binary_learner\.cuh", {"emulated_binary_learn": ""},

@@ -3,7 +3,7 @@
 use crate::case::Case;
 use crate::tiny::{TINY, reaches};
 use logit_perturb::kernel::{Limits, Regime};
-use logit_perturb::{CrossEntropy, Reduction};
+use logit_perturb::{CrossEntropy, Perturbation, Reduction};
 
 /// A weight of 0 takes a row's loss out, an infinite one included, but no NaN.
 #[test]
@@ -103,5 +103,18 @@ fn tiles_of_many_elements_a_thread_are_copied_whole() {
         assert_eq!((outcome.plan.regime(), outcome.plan.tile_rows), (Regime::Tile, 32), "{}", outcome.plan);
         case.compare(&outcome, &case.labels);
         assert!(outcome.logits_traffic.reads.iter().all(|&reads| reads == 1));
+    }
+}
+
+/// A margin is the label's alone, before the scale.
+#[test]
+fn margins_of_the_label_agree_with_the_reference() {
+    for (c, limits) in reaches() {
+        let mut case = Case::random((c, limits), 6, 36);
+        case.labels[4] = -100;
+        let margins = (0..c).map(|k| f64::from((k as f32 * 0.7).cos() * 2.0)).collect();
+        let problem = CrossEntropy::builder().scale(1.5).perturbation(Perturbation::TargetMargin(margins));
+        case.problem = problem.build().unwrap();
+        case.compare(&case.run(1), &case.labels);
     }
 }
