@@ -3,7 +3,8 @@
 use crate::case::Case;
 use crate::tiny::{TINY, reaches};
 use logit_perturb::kernel::{Limits, Regime};
-use logit_perturb::{CrossEntropy, Perturbation, Reduction};
+use logit_perturb::{CrossEntropy, Labels, Perturbation, Reduction};
+use logit_perturb_emulator::{Batch, Emulator, Operation, Options};
 
 /// A weight of 0 takes a row's loss out, an infinite one included, but no NaN.
 #[test]
@@ -111,10 +112,32 @@ fn tiles_of_many_elements_a_thread_are_copied_whole() {
 fn margins_of_the_label_agree_with_the_reference() {
     for (c, limits) in reaches() {
         let mut case = Case::random((c, limits), 6, 36);
-        case.labels[4] = -100;
-        let margins = (0..c).map(|k| f64::from((k as f32 * 0.7).cos() * 2.0)).collect();
+        case.labels = vec![0, 1, 2, 3, -100, 4];
+        // 1 among them, which is no special margin.
+        let margins = (0..c).map(|k| if k % 2 == 0 { 1.0 } else { f64::from((k as f32 * 0.7).cos() * 2.0) }).collect();
         let problem = CrossEntropy::builder().scale(1.5).perturbation(Perturbation::TargetMargin(margins));
         case.problem = problem.build().unwrap();
         case.compare(&case.run(1), &case.labels);
+    }
+}
+
+/// A class's sum of losses holds terms below 2^35, and is infinite beyond.
+#[test]
+fn losses_too_large_for_a_sum_make_it_infinite() {
+    for (c, limits) in reaches() {
+        let large = (1u64 << 35) as f32;
+        let mut case = Case::random((c, limits), 3, 37);
+        case.labels = vec![1, 2, 3];
+        // Of one class alone besides, so that the losses are these numbers.
+        for (row, loss) in [large, large.next_down(), 4.0].into_iter().enumerate() {
+            case.logits[row * c..][..c].fill(f32::NEG_INFINITY);
+            (case.logits[row * c], case.logits[row * c + row + 1]) = (0.0, -loss);
+        }
+        let batch = Batch { statistics: true, ..case.batch(Labels::I64(&case.labels)) };
+        let mut emulator = Emulator::new(Options::default());
+        let outcome = Operation::new(&mut emulator, &case.problem, &batch).run(&mut emulator).unwrap();
+        let losses = outcome.statistics.unwrap().loss;
+        assert_eq!(losses[1..3], [f64::INFINITY, f64::from(large.next_down())], "{}", outcome.plan);
+        assert!((losses[3] - (4.0 + (-4f64).exp().ln_1p())).abs() < 1e-5, "{}: {}", outcome.plan, losses[3]);
     }
 }
