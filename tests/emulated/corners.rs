@@ -121,23 +121,29 @@ fn margins_of_the_label_agree_with_the_reference() {
     }
 }
 
-/// A class's sum of losses holds terms below 2^35, and is infinite beyond.
+/// A class's sum of losses holds terms below 2^35, and is infinite beyond; what is not finite is gone with its batch.
 #[test]
-fn losses_too_large_for_a_sum_make_it_infinite() {
+fn sums_of_classes_tell_what_they_do_not_hold() {
     for (c, limits) in reaches() {
         let large = (1u64 << 35) as f32;
-        let mut case = Case::random((c, limits), 3, 37);
-        case.labels = vec![1, 2, 3];
+        let mut case = Case::random((c, limits), 4, 37);
+        case.labels = vec![1, 2, 3, 4];
         // Of one class alone besides, so that the losses are these numbers.
-        for (row, loss) in [large, large.next_down(), 4.0].into_iter().enumerate() {
+        for (row, loss) in [large, large.next_down(), 4.0, f32::NAN].into_iter().enumerate() {
             case.logits[row * c..][..c].fill(f32::NEG_INFINITY);
             (case.logits[row * c], case.logits[row * c + row + 1]) = (0.0, -loss);
         }
         let batch = Batch { statistics: true, ..case.batch(Labels::I64(&case.labels)) };
         let mut emulator = Emulator::new(Options::default());
-        let outcome = Operation::new(&mut emulator, &case.problem, &batch).run(&mut emulator).unwrap();
-        let losses = outcome.statistics.unwrap().loss;
-        assert_eq!(losses[1..3], [f64::INFINITY, f64::from(large.next_down())], "{}", outcome.plan);
-        assert!((losses[3] - (4.0 + (-4f64).exp().ln_1p())).abs() < 1e-5, "{}: {}", outcome.plan, losses[3]);
+        let operation = Operation::new(&mut emulator, &case.problem, &batch);
+        let outcome = operation.run(&mut emulator).unwrap();
+        let found = outcome.statistics.unwrap();
+        assert_eq!(found.loss[1..3], [f64::INFINITY, f64::from(large.next_down())], "{}", outcome.plan);
+        assert!((found.loss[3] - (4.0 + (-4f64).exp().ln_1p())).abs() < 1e-5, "{}: {}", outcome.plan, found.loss[3]);
+        assert!(found.loss[4].is_nan() && found.confidence[4].is_nan(), "{}", outcome.plan);
+        operation.set_labels(&mut emulator, &[0, 0, 0, -100]);
+        let found = operation.run(&mut emulator).unwrap().statistics.unwrap();
+        assert_eq!((&found.loss[1..5], &found.confidence[1..5]), ([0.0; 4].as_slice(), [0.0; 4].as_slice()));
+        assert!(found.loss[0] < 0.1 && found.confidence[0] > 2.9, "{}: {found:?}", outcome.plan);
     }
 }
