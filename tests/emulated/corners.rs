@@ -2,7 +2,7 @@
 
 use crate::case::Case;
 use crate::tiny::{TINY, reaches};
-use logit_perturb::kernel::{Limits, Regime};
+use logit_perturb::kernel::{DType, Limits, Regime};
 use logit_perturb::{CrossEntropy, Labels, Perturbation, Reduction};
 use logit_perturb_emulator::{Batch, Emulator, Operation, Options};
 
@@ -145,5 +145,26 @@ fn sums_of_classes_tell_what_they_do_not_hold() {
         let found = operation.run(&mut emulator).unwrap().statistics.unwrap();
         assert_eq!((&found.loss[1..5], &found.confidence[1..5]), ([0.0; 4].as_slice(), [0.0; 4].as_slice()));
         assert!(found.loss[0] < 0.1 && found.confidence[0] > 2.9, "{}: {found:?}", outcome.plan);
+    }
+}
+
+/// A gradient in bfloat16 is the nearest one, of two equally near the even one.
+#[test]
+fn gradients_are_rounded_to_nearest_even() {
+    let ulp = 1.0 / 128.0;
+    for (exact, rounded) in
+        [(1.0 + ulp / 2.0, 1.0), (1.0 + 1.5 * ulp, 1.0 + 2.0 * ulp), (1.0 + 1.49 * ulp, 1.0 + ulp), (1.51, 1.507_812_5)]
+    {
+        let mut case = Case::random((2, TINY), 1, 38);
+        (case.logits, case.labels, case.upstream) = (vec![0.5, 0.5], vec![0], 2.0 * exact);
+        case.problem = CrossEntropy::builder().class_scale(vec![1.0; 2]).reduction(Reduction::Sum).build().unwrap();
+        let batch = Batch { dtype: DType::BF16, ..case.batch(Labels::I64(&case.labels)) };
+        let mut emulator = Emulator::new(Options::default());
+        let outcome = Operation::new(&mut emulator, &case.problem, &batch).run(&mut emulator).unwrap();
+        assert_eq!(
+            outcome.gradient.iter().map(|&g| f64::from(g)).collect::<Vec<_>>(),
+            [-rounded, rounded],
+            "of {exact}"
+        );
     }
 }
