@@ -2,13 +2,17 @@
 //! one thread stores for all.
 
 use bytemuck::bytes_of;
+use logit_perturb::kernel::binary::{
+    BadTargets, BinaryAddresses, BinaryPlan, BinarySequence, BinaryShape, BinaryValues, BinaryWorkspaceSizes,
+    TargetErrors, TargetFormat, TargetSource,
+};
 use logit_perturb::kernel::{
     Addresses, DType, ErrorWord, Form, LabelType, Limits, Plan, Regime, Sequence, Shape, Tally, Totals, Values,
     Variant, WorkspaceSizes,
 };
-use logit_perturb::{CrossEntropy, Reduction};
+use logit_perturb::{BinaryCrossEntropy, CrossEntropy, Reduction};
 use logit_perturb_emulator::{Emulator, Layout, Options};
-use tiny::reaches;
+use tiny::{TINY, reaches};
 
 #[path = "common/tiny.rs"]
 mod tiny;
@@ -67,5 +71,49 @@ fn a_launch_moves_no_more_than_it_must() {
             let once = |chunk: usize| u32::from((chunk as i64) < chunks);
             assert!(report.traffic(partials).writes.iter().enumerate().all(|(i, &n)| n == once(i)), "{plan}");
         }
+    }
+}
+
+/// Row losses that were not asked for are stored nowhere, and each tile's sum once.
+#[test]
+fn a_multi_label_launch_stores_what_was_asked_for() {
+    for c in [3, 40, 300] {
+        let plan = BinaryPlan::new(c, DType::F32, false, TINY);
+        let sizes = BinaryWorkspaceSizes::of(&plan, ROWS);
+        let mut emulator = Emulator::new(Options::default());
+        let memory = &mut emulator.memory;
+        let logits = memory.upload_rows(&vec![0.5f32; ROWS * c], Layout::dense(ROWS, c));
+        let partials = memory.poisoned::<f64>(sizes.partials);
+        memory.watch(partials);
+        let loss = memory.poisoned::<f32>(1);
+        let at = BinaryAddresses {
+            logits: logits.address(),
+            gradient: logits.address(),
+            targets: memory.upload(&vec![1u8; ROWS * c]).address(),
+            loss: loss.address(),
+            partials: partials.address(),
+            tickets: memory.upload(&[0u32; 3]).address(),
+            found: memory.upload(&[BadTargets::NONE]).address(),
+            errors: memory.upload(&[TargetErrors::default()]).address(),
+            ..BinaryAddresses::default()
+        };
+        let problem = BinaryCrossEntropy::builder().reduction(Reduction::Sum).build().unwrap();
+        let shape = BinaryShape {
+            rows: ROWS,
+            classes: c,
+            logits_stride: c,
+            gradient_stride: c,
+            targets: TargetSource::Dense { format: TargetFormat::U8, stride: c },
+            mask_stride: 0,
+            upstream_rows: false,
+        };
+        let values = BinaryValues { upstream: 1.0, divisor: None };
+        let (geometry, args) = BinarySequence::new(&problem, &plan, None, &at, shape, values).main;
+        let report = emulator.launch(&plan.variant(), geometry, bytes_of(&args)).unwrap();
+        let tiles = ROWS.div_ceil(plan.tile_rows(ROWS as i64) as usize);
+        let once = |tile: usize| u32::from(tile < tiles);
+        assert!(report.traffic(partials).writes.iter().enumerate().all(|(i, &n)| n == once(i)), "{plan}");
+        let expected = (ROWS * c) as f32 * (-0.5f32).exp().ln_1p();
+        assert!((emulator.memory.download(loss)[0] / expected - 1.0).abs() < 1e-5, "{plan}");
     }
 }

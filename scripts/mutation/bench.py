@@ -19,7 +19,7 @@ from mutation.changes import KERNELS, ROOT, apply
 # Which tests a file's mutants have to face (of each test target, those whose names begin so), and which variants they are made of: tests run
 # the others unchanged. Together these hold every line of the file.
 SOFTMAX_TESTS = {"emulated": "", "emulated_edges": "", "grid": "emulated::cross_entropy"}
-SIGMOID_TESTS = {"emulated_binary": "", "emulated_binary_learn": "", "grid": "emulated::binary"}
+SIGMOID_TESTS = {"emulated_edges": "", "emulated_binary": "", "emulated_binary_learn": "", "grid": "emulated::binary"}
 # Of what all losses share, and the learners take over as it is.
 LOSS_TESTS = {"emulated": "", "emulated_edges": "", "emulated_binary": "", "grid": "emulated::"}
 SIGMOID = "(decode_targets|binary_.*|learn_binary_.*)_(f32|bf16).*"
