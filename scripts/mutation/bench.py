@@ -37,7 +37,7 @@ PROOFS = [
     (r"tile_rows\.cuh", SOFTMAX_TESTS, "cross_entropy_(f32|bf16)_tile.*"),
     (
         r"slot_rows\.cuh", SOFTMAX_TESTS,
-        "cross_entropy_f32_(warp_4|warp_16_general|block_8|block_32_general|shared_general|cluster_general|two_read)|"
+        "cross_entropy_f32_(warp_4|warp_16_general|block_8|block_32_general|shared|shared_general|cluster_general|two_read)|"
         "cross_entropy_bf16_shared_general",
     ),
     (
