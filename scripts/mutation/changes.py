@@ -55,9 +55,9 @@ RULES = [
     (r"\bKEEP\b(?= \? )", "!KEEP"),
     # Widths.
     (r"((?:\([^()]*\)|[\w.]+) \* args\.(?:\w+_stride|tile_rows|chunk))\b", r"static_cast<i64>(static_cast<i32>(\1))"),
-    (r"\bstatic_cast<const i64\*>", "static_cast<const i32*>"),
-    (r"\bstatic_cast<const i32\*>", "static_cast<const i64*>"),
-    (r"\bstatic_cast<const u32\*>", "static_cast<const i32*>"),
+    (r"(?<=load\()static_cast<const i64\*>", "static_cast<const i32*>"),
+    (r"(?<=load\()static_cast<const i32\*>", "static_cast<const i64*>"),
+    (r"(?<=load\()static_cast<const u32\*>", "static_cast<const i32*>"),
     # Places in memory.
     (r"(?<=scratch) \+ turn \* MOST_WARPS", ""),
     (r"(?<=scratch\[)turn(?=\])", "0"),
