@@ -8,7 +8,7 @@ use super::cross_entropy_workspace::CapturedWorkspace;
 use super::element::DeviceElement;
 use super::kernels::{Kernels, bind, check_tracking, resident_blocks};
 use super::launch::launch;
-use super::learned::ClassConfidencesMut;
+use super::learned::{ClassConfidencesMut, check_data_parallel, unshared};
 use super::operand::Guards;
 use crate::error::{Error, Result, check};
 use crate::kernel::Variant;
@@ -20,6 +20,8 @@ use crate::loss::BinaryCrossEntropy;
 use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, CudaView};
 use std::marker::PhantomData;
 use std::sync::Arc;
+
+const DATA_PARALLEL: &str = "set it up with BinarySetup::data_parallel";
 
 /// What of a batch is launched.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -132,10 +134,7 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
         logits: DeviceMatrix<'_, T>,
         batch: impl Into<DeviceBinaryBatch<'a, T>>,
     ) -> Result<()> {
-        if !self.setup.data_parallel {
-            let reason = "set it up with BinarySetup::data_parallel";
-            return Err(Error::conflict("enqueue_confidences", "with this operation", reason));
-        }
+        check_data_parallel(self.setup.data_parallel, "enqueue_confidences", DATA_PARALLEL)?;
         self.gathered_rows = None;
         let rows = logits.rows;
         self.run(DevicePass::Forward(logits), &batch.into(), Phase::Confidences)?;
@@ -149,15 +148,10 @@ impl<T: DeviceElement> BinaryCrossEntropyOp<T> {
     /// [`Error::Conflict`] where the operation is not set up for it, and where a captured graph shares the workspace: call it as the graph is
     /// captured, before [`captured_workspace`](Self::captured_workspace).
     pub fn class_confidences_mut(&mut self) -> Result<ClassConfidencesMut<'_>> {
-        let clash = |context, reason| Error::conflict("class_confidences_mut", context, reason);
-        if !self.setup.data_parallel {
-            return Err(clash("with this operation", "set it up with BinarySetup::data_parallel"));
-        }
+        check_data_parallel(self.setup.data_parallel, "class_confidences_mut", DATA_PARALLEL)?;
         let workspace = Arc::get_mut(&mut self.workspace);
         let learned = workspace.and_then(|workspace| workspace.learned.as_mut());
-        learned.and_then(BinaryLearnedMemory::class_confidences).ok_or_else(|| {
-            clash("with a captured workspace", "the graph may run while the numbers change: ask before it is shared")
-        })
+        unshared(learned.and_then(BinaryLearnedMemory::class_confidences))
     }
 
     /// Checks and launches.

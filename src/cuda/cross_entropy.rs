@@ -6,7 +6,7 @@ use super::cross_entropy_workspace::{CapturedWorkspace, ClassStatisticsViews, Se
 use super::element::DeviceElement;
 use super::kernels::{Kernels, bind, check_tracking, resident_blocks};
 use super::launch::{active_clusters, launch};
-use super::learned::{ClassConfidencesMut, Learned, LearnedMemory, LearnedViews};
+use super::learned::{ClassConfidencesMut, Learned, LearnedMemory, LearnedViews, check_data_parallel, unshared};
 use super::operand::Guards;
 use crate::error::{Error, Result, check};
 use crate::kernel::{
@@ -24,6 +24,8 @@ struct Prepared {
     plan: Plan,
     function: CudaFunction,
 }
+
+const DATA_PARALLEL: &str = "set it up with Setup::data_parallel";
 
 /// Cross-entropy prepared for one stream, element type, number of classes and greatest batch. `Send`, not `Sync`: it owns its workspace.
 ///
@@ -151,10 +153,7 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
         logits: DeviceMatrix<'_, T>,
         batch: impl Into<DeviceBatch<'a, T>>,
     ) -> Result<()> {
-        if !self.setup.data_parallel {
-            let reason = "set it up with Setup::data_parallel";
-            return Err(Error::conflict("enqueue_confidences", "with this operation", reason));
-        }
+        check_data_parallel(self.setup.data_parallel, "enqueue_confidences", DATA_PARALLEL)?;
         self.run(DevicePass::Forward(logits), &batch.into(), Launches::Confidences)?;
         self.has_confidences = true;
         Ok(())
@@ -166,15 +165,10 @@ impl<T: DeviceElement> CrossEntropyOp<T> {
     /// [`Error::Conflict`] where the operation is not set up for it, and where a captured graph shares the workspace: call it as the graph is
     /// captured, before [`captured_workspace`](Self::captured_workspace).
     pub fn class_confidences_mut(&mut self) -> Result<ClassConfidencesMut<'_>> {
-        let clash = |context, reason| Error::conflict("class_confidences_mut", context, reason);
-        if !self.setup.data_parallel {
-            return Err(clash("with this operation", "set it up with Setup::data_parallel"));
-        }
+        check_data_parallel(self.setup.data_parallel, "class_confidences_mut", DATA_PARALLEL)?;
         let workspace = Arc::get_mut(&mut self.workspace);
         let learned = workspace.and_then(|workspace| workspace.learned.as_mut());
-        learned.and_then(LearnedMemory::class_confidences).ok_or_else(|| {
-            clash("with a captured workspace", "the graph may run while the numbers change: ask before it is shared")
-        })
+        unshared(learned.and_then(LearnedMemory::class_confidences))
     }
 
     /// Enqueues the gradient of the last batch, from what its [`enqueue`](Self::enqueue) saved: logits, labels and the rest as they were then,

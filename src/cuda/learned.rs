@@ -177,6 +177,17 @@ pub struct ClassConfidencesMut<'a> {
     pub sum: CudaViewMut<'a, f64>,
 }
 
+/// A typed error for `call` where an operation is not set up for batches over several devices; `setup` is how it would be.
+pub(super) fn check_data_parallel(data_parallel: bool, call: &'static str, setup: &'static str) -> Result<()> {
+    if data_parallel { Ok(()) } else { Err(Error::conflict(call, "with this operation", setup)) }
+}
+
+/// Gathered confidences to be changed: there are none where a graph shares the workspace.
+pub(super) fn unshared(found: Option<ClassConfidencesMut<'_>>) -> Result<ClassConfidencesMut<'_>> {
+    let reason = "the graph may run while the numbers change: ask before it is shared";
+    found.ok_or_else(|| Error::conflict("class_confidences_mut", "with a captured workspace", reason))
+}
+
 /// What was learned from the last batch, on the device: P classes of it, at most `min(N, C)`. Of longer views the first P entries are set.
 #[derive(Debug)]
 #[non_exhaustive]

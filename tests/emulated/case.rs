@@ -119,4 +119,17 @@ impl Case {
             near("gradient", i, actual, gradient[i], tolerance);
         }
     }
+
+    /// A row whose label leads by 40: gradient and loss are the sum of the others, to f32's relative accuracy.
+    #[track_caller]
+    pub fn check_confident_row((c, limits): (usize, Limits), problem: CrossEntropy) {
+        let mut case = Self { problem, ..Self::random((c, limits), 1, 3) };
+        case.logits.iter_mut().for_each(|x| *x = x.clamp(-1.0, 1.0));
+        (case.logits[5], case.labels[0]) = (40.0, 5);
+        let outcome = case.run(1);
+        let others: f64 = (0..c).filter(|&k| k != 5).map(|k| (f64::from(case.logits[k]) - 40.0).exp()).sum();
+        let relative = |actual: f32, expected: f64| (f64::from(actual) / expected - 1.0).abs();
+        assert!(relative(outcome.gradient[5], -others) < 3e-5, "{c}: {} for {others}", outcome.gradient[5]);
+        assert!(relative(outcome.loss_rows[0], others) < 3e-5, "{c}: {} for {others}", outcome.loss_rows[0]);
+    }
 }
