@@ -70,7 +70,7 @@ fn parameters() -> Result<bool> {
     let shape = Shape { rows, classes, logits_stride: classes, gradient_stride: classes, label_type: LabelType::I64 };
     let limits = limits_of("sm_90");
     let plan = Plan::new(Form::plain(DType::F32, classes), limits);
-    let learn_form = LearnForm { dtype: DType::F32, classes, aligned: true, general: false };
+    let learn_form = LearnForm { dtype: DType::F32, classes, aligned: true };
     let learn_plan = LearnPlan::new(learn_form, limits);
     let (at, own) = (Addresses::default(), LearnAddresses::default());
     let [(_, plain), (_, learned)] = problems()?;

@@ -2,15 +2,16 @@
 // loss, gradient and outputs of its rows. A class has a warp, a block or a gang of blocks, as its number of rows asks; `group_rows` ran
 // before, and cross-entropy where confidences of the whole batch decide.
 //
-// Compiled once per variant. DTYPE is that of logits and gradient. ON_CHIP is 1 where a class's arrays and at least one row fit into shared
-// memory, else they lie in global memory of the block's own. GENERAL is 1 where targets may be smoothed, and off chip.
+// Compiled once per variant. DTYPE is that of logits and gradient. VALUES is how many columns a thread may own where a class's arrays and at
+// least one row fit into shared memory, and 0 where they lie in global memory of the block's own.
 //
 // Sums over a class's rows and over columns have an order that its own rows, C and the number of threads decide, whatever the grid; the last
 // block adds up the classes' losses in theirs.
+#define ON_CHIP (VALUES > 0)
 #include "learn_passes.cuh"
 
 // As in src/kernel/learn/plan.rs.
-#define MOST_THREADS 256
+#define MOST_THREADS (VALUES == 8 ? LEARN_WARPS * WARP : 256)
 
 // A row that does not count: zeros, by a warp.
 DEVICE void take_ignored(const LearnArgs& args, i64 place, Divisors divisors) {
@@ -38,9 +39,10 @@ DEVICE Tile tile_at(const LearnArgs& args, u8* bytes, bool is_warp, i32 rows, fl
     tile.parts_of = reinterpret_cast<Part*>(tile.rows + rows);
 #if ON_CHIP
     // As many parts as there may be: every warp's, or one of every row.
-    tile.w = reinterpret_cast<float*>(tile.parts_of + maximum(rows, tile.team.warps()));
+    const i64 before = reinterpret_cast<u8*>(tile.parts_of + maximum(rows, tile.team.warps())) - bytes;
+    tile.w = reinterpret_cast<float*>(bytes + (before + 15) / 16 * 16);
 #else
-    tile.w = args.scratch + static_cast<i64>(block_index()) * (3 + rows) * tile.classes;
+    tile.w = args.scratch + static_cast<i64>(block_index()) * (ARRAYS + rows) * tile.pitch();
 #endif
     return tile;
 }
@@ -106,14 +108,14 @@ DEVICE Task next_task(const LearnArgs& args, Agenda& agenda, u32 warps, u32 warp
     return task;
 }
 
-BOUNDED_KERNEL(MOST_THREADS, 1 + ON_CHIP, learn_cross_entropy, LearnArgs) {
+BOUNDED_KERNEL(MOST_THREADS, 1, learn_cross_entropy, LearnArgs) {
     SHARED(TallyScratch, tally_scratch, 1);
     SHARED(Scratch, scratch, 1);
     DYNAMIC_SHARED(u8, bytes);
     const CrossEntropyArgs& outer = args.outer;
     const i32 warps = static_cast<i32>(block_threads() / WARP), warp = static_cast<i32>(thread_index() / WARP);
-    const i32 warp_bytes = args.warp_rows * static_cast<i32>(sizeof(TileRow) + sizeof(Part)) +
-                           (3 + args.warp_rows) * outer.labels.classes * static_cast<i32>(sizeof(float));
+    const i32 warp_bytes = (args.warp_rows * static_cast<i32>(sizeof(TileRow) + sizeof(Part)) + 15) / 16 * 16 +
+                           (ARRAYS + args.warp_rows) * pitch_of(outer.labels.classes) * static_cast<i32>(sizeof(float));
     const Divisors divisors = divisors_of(outer, tally_scratch);
     Agenda agenda = agenda_of(args, warps);
     for (;;) {
@@ -121,7 +123,7 @@ BOUNDED_KERNEL(MOST_THREADS, 1 + ON_CHIP, learn_cross_entropy, LearnArgs) {
         if (!task.any) break;
         if (task.in_order >= agenda.present) continue;
         const i32 team = task.is_warp ? warp : 0;
-        Tile tile = tile_at(args, bytes + team * ((warp_bytes + 7) / 8 * 8), task.is_warp,
+        Tile tile = tile_at(args, bytes + team * warp_bytes, task.is_warp,
                             task.is_warp ? args.warp_rows : args.tile_rows, scratch->label_w + team);
         const Share share = share_of_class(args, load(args.by_team + task.in_order), team, task.gang);
         take_group(args, tile, share, divisors, scratch);

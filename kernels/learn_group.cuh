@@ -5,13 +5,19 @@
 // As MOST_EPS in src/kernel/learn/rule.rs.
 #define MOST_EPS 30.0
 
+// As in src/kernel/learn/plan.rs: the most warps of a block, and rows of a class whose threads own columns.
+#define LEARN_WARPS 16
+#define MOST_COLUMN_ROWS 16
+
 struct Scratch {
-    double sums[MOST_WARPS];
-    double losses[MOST_WARPS];
-    float squares[MOST_WARPS];
+    double sums[LEARN_WARPS];
+    double losses[LEARN_WARPS];
+    float squares[LEARN_WARPS];
     // By team.
-    float label_w[MOST_WARPS];
-    double deciding[MOST_WARPS];
+    float label_w[LEARN_WARPS];
+    double deciding[LEARN_WARPS];
+    // By warp and row.
+    float dots[LEARN_WARPS][MOST_COLUMN_ROWS];
     u32 flag;
     u32 piece;
 };

@@ -5,7 +5,7 @@
 // What a tile's rows give to g is, in a gang, one row of numbers in global memory. Between two barriers the gang adds these rows up, a few
 // columns a warp, always in the order of the tiles: the sum does not depend on the number of blocks.
 #pragma once
-#include "learn_group.cuh"
+#include "learn_columns.cuh"
 
 // Columns that a warp adds up side by side, a sector of memory; the other lanes share out the tiles.
 #define SIDE_BY_SIDE 8
@@ -153,7 +153,14 @@ DEVICE void take_group(const LearnArgs& args, Tile& tile, Share share, Divisors 
             }
             decision = decide(args, tile.label, known.deciding, share.leads() && tile.team.thread() == 0);
             start_delta(tile, known.confidence);
-            last = is_finite(known.confidence) ? decision.steps + 1 : 1;
+            const bool moves = is_finite(known.confidence) && decision.steps != 0;
+#if ON_CHIP
+            if (moves && share.alone() && (tile.team.is_warp || tile.count <= args.column_rows)) {
+                follow_columns(args, tile, decision, scratch);
+                continue;
+            }
+#endif
+            if (moves) last = decision.steps + 1;
         } else if (pass < last) {
             take_step(args, share, tile, decision, scratch);
         }

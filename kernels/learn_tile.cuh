@@ -12,7 +12,7 @@ struct LearnArgs {
     Group* groups;
     GroupList* list;
     const u32* by_team;
-    // (3 + tile_rows) * C a block, where they are not in shared memory.
+    // (ARRAYS + tile_rows) * pitch a block, where they are not in shared memory.
     float* scratch;
     // What the blocks of a gang tell each other: a row of C a tile and one for all of them, and a number for each of these rows.
     float* gang_sums;
@@ -42,10 +42,10 @@ struct LearnArgs {
     // Whether a step has length 1, and whether the groups come with their confidences.
     i32 unit_l2;
     i32 confidences_known;
-    // The most rows of a tile, and of a warp's.
+    // The most rows of a tile, and of a warp's; and of a block's whose threads have columns of their own in all of them.
     i32 tile_rows;
     i32 warp_rows;
-    i32 padding;
+    i32 column_rows;
 };
 static_assert(sizeof(LearnArgs) == 504, "as in src/kernel/learn/args.rs");
 
@@ -87,8 +87,14 @@ struct Part {
 };
 static_assert(sizeof(Part) == 32, "as in src/kernel/learn/plan.rs");
 
-// A class's arrays, of the team that has the class. Columns of w, delta and g are those of one thread each, which alone writes them; w is
-// read by all.
+// Arrays of a class beside its rows; as in src/kernel/learn/plan.rs.
+#define ARRAYS 2
+
+// Floats from one array or row to the next, as there: every one begins on a 16-byte boundary.
+DEVICE i32 pitch_of(i32 classes) { return (classes + 3) / 4 * 4; }
+
+// A class's arrays, of the team that has the class. Columns of w and delta are those of one thread each, which alone writes them; w is read
+// by all.
 struct Tile {
     Team team;
     TileRow* rows;
@@ -105,10 +111,12 @@ struct Tile {
     // Warps that share a row: few rows leave them to spare.
     i32 parts;
 
-    MEMBER float* delta() const { return w + classes; }
-    MEMBER float* g() const { return w + 2 * classes; }
+    MEMBER i32 pitch() const { return pitch_of(classes); }
+    MEMBER float* delta() const { return w + pitch(); }
+    // g takes the place of w once its rows' products with E are known, until delta has moved.
+    MEMBER float* g() const { return w; }
     // E of a row, with the label's column as `combine_dots` leaves it.
-    MEMBER float* e(i32 r) const { return w + static_cast<i64>(3 + r) * classes; }
+    MEMBER float* e(i32 r) const { return w + static_cast<i64>(ARRAYS + r) * pitch(); }
 
     MEMBER void cut(i64 from, i32 rows_of_tile) {
         first = from;
@@ -130,10 +138,11 @@ struct Tile {
     for (i32 c = (part) * static_cast<i32>(WARP) + static_cast<i32>(thread_index() % WARP); c < (tile).classes;        \
          c += (tile).parts * static_cast<i32>(WARP))
 
-DEVICE bool is_first_lane() { return thread_index() % WARP == 0; }
+DEVICE i32 lane_index() { return static_cast<i32>(thread_index() % WARP); }
+DEVICE bool is_first_lane() { return lane_index() == 0; }
 
-// Slots that a lane has on their way at a time.
-#define IN_FLIGHT 4
+// Slots that a lane has on their way at a time: of sixteen logits.
+#define IN_FLIGHT (16 / WIDTH)
 
 // A part's slots of a row: v into the tile, the largest of them, and u's place towards the prediction.
 DEVICE float read_part(const LearnArgs& args, const Tile& tile, const Row& row, i32 r, i32 part, bool finishing, u64* key) {
@@ -142,7 +151,7 @@ DEVICE float read_part(const LearnArgs& args, const Tile& tile, const Row& row, 
     const i32 shift = shift_of(logits), classes = tile.classes, step = tile.parts * static_cast<i32>(WARP);
     float* const e = tile.e(r);
     float max = minus_infinity();
-    i32 slot = part * static_cast<i32>(WARP) + static_cast<i32>(thread_index() % WARP);
+    i32 slot = part * static_cast<i32>(WARP) + lane_index();
     for (; first_column(slot, shift) < classes; slot += IN_FLIGHT * step) {
         Pack u[IN_FLIGHT];
         UNROLL
@@ -172,7 +181,8 @@ DEVICE Part exp_part(const LearnArgs& args, const Tile& tile, const Row& row, i3
     const i32 shift = shift_of(outer.logits + row.index * outer.logits_stride), classes = tile.classes;
     float* const e = tile.e(r);
     Part sums = {0, max, 0.0f, 0.0f, 0.0f, classes, 0};
-    i32 slot = part * static_cast<i32>(WARP) + static_cast<i32>(thread_index() % WARP);
+    if (part == 0 && lane_index() < tile.pitch() - classes) put(e + classes + lane_index(), 0.0f);
+    i32 slot = part * static_cast<i32>(WARP) + lane_index();
     for (; first_column(slot, shift) < classes; slot += tile.parts * static_cast<i32>(WARP)) {
         const i32 first = first_column(slot, shift);
         Slot weighted = {};

@@ -5,7 +5,7 @@
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use logit_perturb::cuda::{Compilation, compiler_version};
-use logit_perturb::kernel::{LearnPlan, Variant};
+use logit_perturb::kernel::{LearnPlan, Limits, Variant};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -64,11 +64,14 @@ fn compile(variant: Variant, architecture: i32, version: (i32, i32), write: bool
         return Err(format!("{stores} bytes of spill stores, {loads} of spill loads").into());
     }
     let threads = match variant {
-        Variant::LearnCrossEntropy { .. } => LearnPlan::MOST_THREADS.into(),
+        Variant::LearnCrossEntropy { values, .. } => LearnPlan::most_threads(values).into(),
         _ => MOST_THREADS,
     };
     if registers * threads > BLOCK_REGISTERS {
         return Err(format!("{registers} registers a thread are more than a block of {threads} threads has").into());
+    }
+    if shared > u64::from(Limits::STATIC_SHARED) {
+        return Err(format!("{shared} bytes of shared memory, of which the plans do not know").into());
     }
     if stack > 0 {
         return Err(format!("{stack} bytes of arrays that are not in registers").into());

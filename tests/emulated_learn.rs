@@ -2,6 +2,8 @@
 //! (`common::softmax`), at the accuracy of SPEC 6: every split, bound, step, fixed form, element type and outer option; classes that a
 //! warp, a block or a gang of blocks takes, on chip and streamed, in shared and in global memory.
 
+#[path = "emulated_learn/columns.rs"]
+mod columns;
 #[allow(dead_code, reason = "the multi-label half")]
 mod common;
 #[path = "emulated_learn/corners.rs"]

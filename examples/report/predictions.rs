@@ -134,7 +134,7 @@ fn steps(
 
 /// The learner's time with labels uniform, or half of the rows in one class.
 fn learner(device: &Device, (n, c): (usize, usize), skewed: bool) -> Result<()> {
-    let form = LearnForm { dtype: DType::F32, classes: c, aligned: true, general: false };
+    let form = LearnForm { dtype: DType::F32, classes: c, aligned: true };
     let plan = LearnPlan::new(form, device.limits);
     let geometry = plan.geometry(n as i64);
     let footprint = Footprint::new(device, &plan.variant.name(), geometry.threads, geometry.shared)?;

@@ -42,11 +42,11 @@ PROOFS = [
     ),
     (
         r"(group_rows|learn_cross_entropy)\.cu|(groups|learn_.*)\.cuh", {"emulated_learn": ""},
-        "group_rows|learn_cross_entropy_f32_.*|learn_cross_entropy_bf16_shared_general",
+        "group_rows|learn_cross_entropy_f32_.*|learn_cross_entropy_bf16_8",
     ),
     (
         r".*", {**SOFTMAX_TESTS, "emulated_binary": "", "emulated_binary_learn": "", "emulated_learn": ""},
-        "tally|class_statistics|" + SOFTMAX + "|" + SIGMOID + "|group_rows|learn_cross_entropy_f32_shared_general",
+        "tally|class_statistics|" + SOFTMAX + "|" + SIGMOID + "|group_rows|learn_cross_entropy_f32_8",
     ),
 ]
 # What a mutant is made of at first and then, as far as it is among the above: most are killed by then.
@@ -54,7 +54,7 @@ FEWEST = "tally|cross_entropy_f32_cluster_general|(learn_)?binary_cross_entropy_
 FEW = (
     "tally|class_statistics|cross_entropy_f32_(tile|cluster_general)|"
     "(decode_targets|binary_class_statistics|binary_confidences|binary_cross_entropy|learn_binary_cross_entropy)_f32|"
-    "group_rows|learn_cross_entropy_f32_shared"
+    "group_rows|learn_cross_entropy_f32_8"
 )
 # Seconds that a test may take to be run before a mutant is made of all its variants.
 QUICK_S = 0.5

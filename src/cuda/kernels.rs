@@ -3,7 +3,7 @@
 use super::availability::probe_driver;
 use super::compile::Compilation;
 use crate::error::{Error, Result};
-use crate::kernel::{Limits, Regime, Variant};
+use crate::kernel::{LearnPlan, Limits, Regime, Variant};
 use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, sys};
 use cudarc::nvrtc::Ptx;
@@ -98,19 +98,18 @@ impl Kernels {
             .map_err(|error| driver("loading a kernel", error))?;
         let function = module.load_function(variant.entry()).map_err(|error| driver("finding a kernel", error))?;
         let (shared, cluster) = match variant {
-            Variant::CrossEntropy { regime, .. } => {
-                (matches!(regime, Regime::Shared | Regime::Cluster), regime == Regime::Cluster)
+            Variant::CrossEntropy { regime: regime @ (Regime::Shared | Regime::Cluster), .. } => {
+                (self.limits.row_shared, regime == Regime::Cluster)
             }
-            Variant::LearnCrossEntropy { on_chip, .. } => (on_chip, false),
-            Variant::LearnBinaryCrossEntropy { .. } => (true, false),
-            _ => (false, false),
+            Variant::LearnCrossEntropy { values, .. } => (LearnPlan::most_shared(values, self.limits), false),
+            Variant::LearnBinaryCrossEntropy { .. } => (self.limits.row_shared, false),
+            _ => (0, false),
         };
         let allow = |attribute, value| {
             function.set_attribute(attribute, value).map_err(|error| driver("asking for shared memory", error))
         };
-        if shared {
-            let bytes = self.limits.row_shared as i32;
-            allow(sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes)?;
+        if shared > 0 {
+            allow(sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared as i32)?;
         }
         if cluster {
             allow(sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)?;

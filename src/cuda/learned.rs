@@ -70,9 +70,8 @@ impl Learned {
     ) -> Result<Option<Self>> {
         let Some(learner) = problem.learner() else { return Ok(None) };
         let limits = kernels.limits();
-        let general = problem.label_smoothing() != 0.0;
         let prepare = |plain: Plan, aligned: bool| {
-            let form = LearnForm { dtype, classes: setup.classes, aligned, general };
+            let form = LearnForm { dtype, classes: setup.classes, aligned };
             let plan = LearnPlan::new(form, limits).with_plain(plain);
             let function = kernels.function(plan.variant)?;
             let geometry = plan.geometry(setup.max_rows as i64);

@@ -93,8 +93,8 @@ pub struct TallyPlan {
 }
 
 const WARP: u32 = 32;
-/// Shared memory that the kernels declare themselves, rounded up.
-const STATIC_SHARED: u32 = 3072;
+/// What the driver takes of it for every block.
+const RESERVED_SHARED: u32 = 1024;
 const MOST_ROW_SHARED: u32 = 96 * 1024;
 /// Up to here a tile of rows in shared memory serves best.
 const TILE_CLASSES: usize = 64;
@@ -114,10 +114,19 @@ pub(super) fn parts_of(whole: i64, size: i64) -> i64 {
 }
 
 impl Limits {
+    /// Shared memory that the kernels declare themselves, at most, bytes.
+    pub const STATIC_SHARED: u32 = 3072;
+
     /// What a row may take where a block may ask for `most` bytes: so little that two rows are in flight on a multiprocessor that has room.
     pub const fn row_shared(most: u32) -> u32 {
-        let room = most.saturating_sub(STATIC_SHARED);
+        let room = most.saturating_sub(Self::STATIC_SHARED);
         if room < MOST_ROW_SHARED { room } else { MOST_ROW_SHARED }
+    }
+
+    /// What a block of `threads` threads may take where `resident` threads share a multiprocessor, bytes.
+    pub fn part_of_shared(&self, threads: u32, resident: u32) -> u32 {
+        let part = u64::from(self.multiprocessor_shared) * u64::from(threads) / u64::from(resident);
+        (part as u32).saturating_sub(Self::STATIC_SHARED + RESERVED_SHARED)
     }
 
     pub(super) fn blocks(&self, threads: u32, shared: u32) -> u32 {
@@ -148,7 +157,7 @@ impl Plan {
         };
         let most = limits.block_threads.min(MOST_BLOCK_THREADS) / WARP * WARP;
         let pitch = (classes | 1) as u32 * 4;
-        let room = limits.shared_memory.saturating_sub(STATIC_SHARED) / pitch;
+        let room = limits.shared_memory.saturating_sub(Limits::STATIC_SHARED) / pitch;
         if classes <= TILE_CLASSES && room > 0 {
             let threads = TILE_THREADS.min(most);
             let rows = room.min(threads);

@@ -1,7 +1,7 @@
 //! The kernel sources and the variants they are compiled in.
 
 /// Every file under `kernels/`, by the name that the others include it by.
-pub const SOURCES: [(&str, &str); 29] = [
+pub const SOURCES: [(&str, &str); 30] = [
     ("prelude.cuh", include_str!("../../kernels/prelude.cuh")),
     ("elements.cuh", include_str!("../../kernels/elements.cuh")),
     ("sync.cuh", include_str!("../../kernels/sync.cuh")),
@@ -20,6 +20,7 @@ pub const SOURCES: [(&str, &str); 29] = [
     ("group_rows.cu", include_str!("../../kernels/group_rows.cu")),
     ("learn_tile.cuh", include_str!("../../kernels/learn_tile.cuh")),
     ("learn_group.cuh", include_str!("../../kernels/learn_group.cuh")),
+    ("learn_columns.cuh", include_str!("../../kernels/learn_columns.cuh")),
     ("learn_passes.cuh", include_str!("../../kernels/learn_passes.cuh")),
     ("learn_cross_entropy.cu", include_str!("../../kernels/learn_cross_entropy.cu")),
     ("targets.cuh", include_str!("../../kernels/targets.cuh")),
@@ -112,10 +113,8 @@ pub enum Variant {
     LearnCrossEntropy {
         /// What logits and gradient are made of.
         dtype: DType,
-        /// Whether targets may be smoothed.
-        general: bool,
-        /// Whether a class's arrays are in shared memory.
-        on_chip: bool,
+        /// Columns that a thread may own, where a class's arrays are in shared memory; else 0.
+        values: u32,
     },
     /// The pre-pass over multi-label targets.
     DecodeTargets {
@@ -150,6 +149,9 @@ pub enum Variant {
 const REGISTERS: [(Regime, u32); 5] =
     [(Regime::Warp, 4), (Regime::Warp, 8), (Regime::Warp, 16), (Regime::Block, 8), (Regime::Block, 32)];
 
+/// Columns that a thread of a learner owns at most, ascending.
+pub(super) const LEARN_VALUES: [u32; 2] = [8, 40];
+
 const NO_REGISTERS: [Regime; 4] = [Regime::Tile, Regime::Shared, Regime::Cluster, Regime::TwoRead];
 
 impl Variant {
@@ -161,10 +163,7 @@ impl Variant {
             for (regime, values) in shapes.filter(|(_, values)| *values == 0 || *values as usize >= dtype.width()) {
                 all.extend([false, true].map(|general| Self::CrossEntropy { dtype, regime, values, general }));
             }
-            // Where global memory is in the way, what an option costs does not show.
-            for (general, on_chip) in [(false, true), (true, true), (true, false)] {
-                all.push(Self::LearnCrossEntropy { dtype, general, on_chip });
-            }
+            all.extend([0].into_iter().chain(LEARN_VALUES).map(|values| Self::LearnCrossEntropy { dtype, values }));
         }
         for dtype in DType::ALL {
             all.extend([Self::DecodeTargets { dtype }, Self::BinaryClassStatistics { dtype }]);
@@ -199,11 +198,8 @@ impl Variant {
                 format!("cross_entropy_{}_{regime}{values}{general}", dtype.name())
             }
             Self::GroupRows => "group_rows".to_owned(),
-            Self::LearnCrossEntropy { dtype, general, on_chip } => {
-                let place = if *on_chip { "shared" } else { "global" };
-                let general = if *general { "_general" } else { "" };
-                format!("learn_cross_entropy_{}_{place}{general}", dtype.name())
-            }
+            Self::LearnCrossEntropy { dtype, values: 0 } => format!("learn_cross_entropy_{}_global", dtype.name()),
+            Self::LearnCrossEntropy { dtype, values } => format!("learn_cross_entropy_{}_{values}", dtype.name()),
             Self::DecodeTargets { dtype } => format!("decode_targets_{}", dtype.name()),
             Self::BinaryCrossEntropy { dtype, focusing } => {
                 format!("binary_cross_entropy_{}{}", dtype.name(), if *focusing { "_focusing" } else { "" })
@@ -256,8 +252,9 @@ impl Variant {
                 ("VALUES", *values),
                 ("GENERAL", u32::from(*general)),
             ],
-            Self::LearnCrossEntropy { dtype, general, on_chip } => {
-                vec![("DTYPE", *dtype as u32), ("GENERAL", u32::from(*general)), ("ON_CHIP", u32::from(*on_chip))]
+            // What a smoothed target costs does not show beside the steps.
+            Self::LearnCrossEntropy { dtype, values } => {
+                vec![("DTYPE", *dtype as u32), ("GENERAL", 1), ("VALUES", *values)]
             }
             Self::DecodeTargets { dtype }
             | Self::BinaryClassStatistics { dtype }

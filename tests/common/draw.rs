@@ -14,8 +14,12 @@ impl Draw {
         Self { rng: StdRng::seed_from_u64(seed), chosen: BTreeMap::new() }
     }
 
+    /// One of those that were chosen least often so far.
     pub fn of(&mut self, what: &'static str, count: usize) -> usize {
-        let choice = self.rng.random_range(0..count);
+        let times = |choice: &usize| self.chosen.get(&(what, *choice)).copied().unwrap_or_default();
+        let least = (0..count).map(|choice| times(&choice)).min().expect("something to choose from");
+        let choices: Vec<usize> = (0..count).filter(|choice| times(choice) == least).collect();
+        let choice = choices[self.rng.random_range(0..choices.len())];
         *self.chosen.entry((what, choice)).or_default() += 1;
         choice
     }

@@ -5,23 +5,25 @@ use crate::tiny::TINY;
 use logit_perturb::cpu::{self, CrossEntropyOutput, Pass};
 use logit_perturb::half::{bf16, f16};
 use logit_perturb::kernel::{DType, LearnForm, LearnPlan, Limits};
-use logit_perturb::{Bound, Labels, Learner, Matrix, Perturbation, Reduction, RunningConfidence, Split, Step};
+use logit_perturb::{Bound, Labels, Learner, Matrix, Perturbation, Reduction, RunningConfidence, Step};
 use logit_perturb_emulator::{
     Batch, Beside, Emulator, Given, Gradient, LearnInputs, LearnOperation, LearnOutcome, Options, Rows,
 };
 
 /// Limits under which a tile holds so many rows on chip; 0 for none, so that a class's arrays lie in global memory.
 pub fn tiles_of(rows: u32, classes: usize) -> Limits {
-    if rows == 0 {
-        return Limits { row_shared: 0, ..TINY };
-    }
-    let plan = |row_shared| {
-        let form = LearnForm { dtype: DType::F32, classes, aligned: true, general: false };
-        LearnPlan::new(form, Limits { row_shared, ..TINY })
-    };
-    let fits = |row_shared: &u32| plan(*row_shared).is_on_chip() && plan(*row_shared).tile_rows == rows;
-    let row_shared = (0..1 << 20).step_by(8).find(fits).expect("a row more takes more than 8 bytes");
-    Limits { row_shared, ..TINY }
+    tiles_of_blocks(rows, classes, TINY.block_threads)
+}
+
+/// The same with blocks of at most so many threads.
+pub fn tiles_of_blocks(rows: u32, classes: usize, block_threads: u32) -> Limits {
+    let limits = |multiprocessor_shared| Limits { multiprocessor_shared, block_threads, ..TINY };
+    let plan = |shared| LearnPlan::new(LearnForm { dtype: DType::F32, classes, aligned: true }, limits(shared));
+    // The variant of a device that has enough.
+    let fits = |shared: &u32| plan(*shared).variant == plan(1 << 22).variant && plan(*shared).tile_rows == rows;
+    // A block has a part of it, and a row more takes more than that part of 8 bytes.
+    let shared = if rows == 0 { Some(0) } else { (0..1 << 22).step_by(8).find(fits) };
+    limits(shared.expect("threads for all columns"))
 }
 
 /// The number of a type that lies nearest.
@@ -131,17 +133,6 @@ fn near(what: &str, at: usize, found: f64, expected: f64, tolerance: f64) {
     assert!(same || near, "{what}[{at}] is {found:e}, expected {expected:e} within {tolerance:e}");
 }
 
-/// The largest bound that a learner gives.
-fn largest_eps(learner: &Learner) -> f64 {
-    match (learner.bound(), learner.split()) {
-        (Bound::Fixed { eps }, _) => *eps,
-        (Bound::Confidence { eps, delta_eps }, _) => eps + delta_eps,
-        (Bound::Explicit(bounds), _) => bounds.iter().copied().fold(0.0, f64::max),
-        (Bound::LongTail { eps, delta_head, delta_tail, .. }, Split::Rank { .. }) => eps + delta_head.max(*delta_tail),
-        other => panic!("{other:?}"),
-    }
-}
-
 /// Whether a bound by confidence leaves open how many steps there are: rounding decides near an integer (SPEC 6).
 fn is_open(learner: &Learner, bounds: &[f64]) -> bool {
     matches!(learner.bound(), Bound::Confidence { .. })
@@ -175,9 +166,9 @@ pub fn compare(case: &Case, device: &Device, outcome: &LearnOutcome) -> bool {
     assert_eq!(directions, learned.direction, "confidences {:?}, tau {}", learned.confidence, learned.tau);
     assert_eq!(outcome.steps, learned.steps, "bounds {:?}", learned.bound);
     near("tau", 0, outcome.tau, learned.tau, 4e-6 * learned.tau.abs() + 1e-7);
-    let tolerance = 1e-5 * (largest_eps(learner) / 5.0).max(1.0);
     for (place, delta) in outcome.delta.chunks(c).enumerate() {
         let q = learned.confidence[place];
+        let tolerance = 1e-5 * (learned.bound[place] / 5.0).max(1.0);
         near("confidence", place, outcome.confidences[place], q, 4e-6 * q.abs() + 1e-7);
         for (k, &delta) in delta.iter().enumerate() {
             near("delta", place * c + k, delta.into(), learned.delta[place * c + k], tolerance);

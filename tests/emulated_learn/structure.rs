@@ -3,8 +3,8 @@
 use crate::common::softmax::Case;
 use crate::common::uniform;
 use crate::devices::device;
-use crate::run::{Device, check, run, tiles_of};
-use logit_perturb::kernel::{DType, LearnForm, LearnPlan, Limits, check_supported};
+use crate::run::{Device, check, run, tiles_of, tiles_of_blocks};
+use logit_perturb::kernel::{DType, LearnForm, LearnPlan, Limits, Variant, check_supported};
 use logit_perturb::{Bound, ClassCounts, CrossEntropy, GradientSemantics, Learner, Reduction, Split, Step};
 use logit_perturb_emulator::{Gradient, LearnOutcome, Options, Rows};
 use std::collections::BTreeSet;
@@ -124,7 +124,7 @@ fn many_rows_and_classes_are_put_in_order() {
             case.labels =
                 uniform(12, n, 0.0..of_labels as f64).into_iter().map(|x| (x as i64 * 7) % c as i64).collect();
             case.labels.iter_mut().step_by(9).for_each(|label| *label = -100);
-            let limits = Limits { block_threads: if c == 150 { 32 } else { 128 }, ..tiles_of(40, c) };
+            let limits = tiles_of_blocks(40, c, if c == 150 { 32 } else { 128 });
             assert!(check(&case, &Device::new(c, limits)));
         }
     }
@@ -147,17 +147,27 @@ fn rows_beyond_two_to_the_31_elements_are_found() {
 fn plans_keep_what_fits_on_chip() {
     let limits = device("sm_90");
     for (classes, on_chip, tile_rows, threads) in [
-        (10, true, 875, 128),
-        (100, true, 205, 128),
-        (1000, true, 21, 256),
-        (6000, true, 1, 256),
-        (10_000, false, 8, 256),
+        (10, true, 450, 128),
+        (100, true, 112, 128),
+        (1000, true, 11, 128),
+        (4096, true, 11, 512),
+        (6000, true, 3, 160),
+        (10_000, true, 3, 256),
+        (10_240, true, 3, 256),
+        (10_241, false, 8, 256),
     ] {
-        let plan = LearnPlan::new(LearnForm { dtype: DType::F32, classes, aligned: true, general: false }, limits);
+        let plan = LearnPlan::new(LearnForm { dtype: DType::F32, classes, aligned: true }, limits);
         assert_eq!((plan.is_on_chip(), plan.tile_rows, plan.threads), (on_chip, tile_rows, threads), "{classes}");
         for rows in [1, 5, 100_000] {
             let geometry = plan.geometry(rows);
-            assert!(geometry.shared <= limits.row_shared && i64::from(geometry.grid) <= rows, "{geometry:?}");
+            assert!(i64::from(geometry.grid) <= rows, "{geometry:?}");
+            // As many blocks as there are registers for find room, with what each takes for itself and the driver for it.
+            let (values, most) = match plan.variant {
+                Variant::LearnCrossEntropy { values, .. } => (values, LearnPlan::most_threads(values)),
+                variant => panic!("{variant:?}"),
+            };
+            assert!(most / threads * (geometry.shared + 4096) <= limits.multiprocessor_shared, "{geometry:?}");
+            assert!(!on_chip || geometry.shared <= LearnPlan::most_shared(values, limits), "{geometry:?}");
             assert_eq!(i64::from(plan.tile_rows(rows)), rows.min(tile_rows.into()));
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::common::softmax::Case;
 use crate::common::uniform;
-use crate::run::{Device, check, lay_out, run, tiles_of};
+use crate::run::{Device, check, lay_out, run, tiles_of, tiles_of_blocks};
 use logit_perturb::kernel::Limits;
 use logit_perturb::{Bound, Learner, Reduction, Split, Step};
 use logit_perturb_emulator::{Emulator, LearnOutcome, Options};
@@ -34,7 +34,7 @@ fn every_team_agrees_with_the_reference() {
                 let mut case = case(c, &[1, 3, 5, 11, 2, 9, 30, 1], learner(split.clone(), bound.clone()));
                 case.smoothing = 0.125;
                 for multiprocessors in [1, 2, 5, 9] {
-                    let limits = Limits { multiprocessors, block_threads, ..tiles_of(6, c) };
+                    let limits = Limits { multiprocessors, ..tiles_of_blocks(6, c, block_threads) };
                     let device = Device { statistics: false, ..Device::new(c, limits) };
                     assert!(check(&case, &device), "{multiprocessors} blocks");
                     let plan = run(&case, &device).plan;

@@ -110,7 +110,7 @@ pub struct LearnArgs {
     pub confidences_known: i32,
     pub tile_rows: i32,
     pub warp_rows: i32,
-    pub padding: i32,
+    pub column_rows: i32,
 }
 
 const _: () = assert!(size_of::<Group>() == 40);

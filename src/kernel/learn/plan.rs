@@ -1,7 +1,7 @@
 //! The plan of the learner's launches: a pure function of the row length, the form of the problem and the device's limits.
 
 use crate::kernel::plan::{Form, Geometry, Limits, Plan, parts_of};
-use crate::kernel::variant::{DType, Variant};
+use crate::kernel::variant::{DType, LEARN_VALUES, Variant};
 
 /// What decides the learner's plan, beside the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,8 +12,6 @@ pub struct LearnForm {
     pub classes: usize,
     /// Whether every row of the logits starts on a 16-byte boundary.
     pub aligned: bool,
-    /// Whether targets may be smoothed.
-    pub general: bool,
 }
 
 /// The plan of a learned perturbation for one form and device.
@@ -49,30 +47,61 @@ const MOST_TILE_ROWS: u32 = 1024;
 const GLOBAL_TILE_ROWS: u32 = 8;
 /// More rows gain nothing from a warp of their own: a block has more hands than barriers to wait at.
 const MOST_WARP_ROWS: u32 = 8;
-/// Arrays of a class beside its rows: w, delta and g.
-const ARRAYS: u32 = 3;
+/// Rows of a class that a block's threads take by columns at most: `kernels/learn_group.cuh`.
+const MOST_COLUMN_ROWS: u32 = 16;
+/// Arrays of a class beside its rows: `kernels/learn_tile.cuh`.
+const ARRAYS: u32 = 2;
+/// Of every array and row, bytes.
+const ALIGNMENT: u32 = 16;
+
+/// Floats from one array or row to the next: `kernels/learn_tile.cuh`.
+fn pitch(classes: usize) -> u32 {
+    (classes as u32).next_multiple_of(ALIGNMENT / 4)
+}
 
 impl LearnPlan {
-    /// Threads of a block at most, as in `kernels/learn_cross_entropy.cu`: a tile leaves room for two blocks on a multiprocessor, and a step has
-    /// more barriers than work.
-    pub const MOST_THREADS: u32 = 256;
+    /// Threads of a block at most, as in `kernels/learn_cross_entropy.cu`. In however many blocks, a multiprocessor has registers for as many,
+    /// and each block its part of the shared memory.
+    pub fn most_threads(values: u32) -> u32 {
+        if values == LEARN_VALUES[0] { 512 } else { 256 }
+    }
+
+    /// Shared memory that a block may ask for, bytes.
+    pub fn most_shared(values: u32, limits: Limits) -> u32 {
+        let most = Self::most_threads(values);
+        if values > 0 { limits.part_of_shared(most, most) } else { 0 }
+    }
 
     /// The plan for a form.
     pub fn new(form: LearnForm, limits: Limits) -> Self {
-        let LearnForm { dtype, classes, aligned, general } = form;
-        let most = limits.block_threads.min(Self::MOST_THREADS) / WARP * WARP;
-        let threads = (classes as u32).next_multiple_of(WARP).clamp(FEWEST_THREADS.min(most), most);
-        let row = classes as u32 * 4;
-        let per_row = row + TILE_ROW + PART;
-        // A part a warp at least.
-        let room = limits.row_shared.saturating_sub(ARRAYS * row + PART * threads / WARP);
-        let on_chip = room >= per_row;
-        let tile_rows = if on_chip { (room / per_row).min(MOST_TILE_ROWS) } else { GLOBAL_TILE_ROWS };
+        let LearnForm { dtype, classes, aligned } = form;
         let plain = Plan::new(Form { dtype, classes, aligned, general: false, from_saved: false }, limits);
-        let variant = Variant::LearnCrossEntropy { dtype, general: general || !on_chip, on_chip };
-        // Of what the block may have, every warp takes the same part.
-        let warp_room = (limits.row_shared / (threads / WARP) / 8 * 8).saturating_sub(ARRAYS * row);
-        let warp_rows = if on_chip { (warp_room / per_row).min(MOST_WARP_ROWS).min(tile_rows) } else { 0 };
+        let row = pitch(classes) * 4;
+        let per_row = row + TILE_ROW + PART;
+        let with_values = |values: u32| {
+            let most = limits.block_threads.min(Self::most_threads(values)) / WARP * WARP;
+            let owners = (classes as u32).div_ceil(values).next_multiple_of(WARP);
+            let threads = owners.max(FEWEST_THREADS.min(most));
+            // What this block's threads may have, and in it a part a warp at least.
+            let shared = limits.part_of_shared(threads, Self::most_threads(values));
+            let room = shared.saturating_sub(ALIGNMENT + ARRAYS * row + PART * threads / WARP);
+            if threads > most || room < per_row {
+                return None;
+            }
+            let tile_rows = (room / per_row).min(MOST_TILE_ROWS);
+            // Every warp takes the same part, if its lanes can own all columns.
+            let warp_room = (shared / (threads / WARP)).saturating_sub(ALIGNMENT + ARRAYS * row);
+            let has_lanes = classes as u32 <= WARP * values;
+            let warp_rows = if has_lanes { (warp_room / per_row).min(MOST_WARP_ROWS).min(tile_rows) } else { 0 };
+            Some((values, threads, tile_rows, warp_rows))
+        };
+        let in_global = || {
+            let most = limits.block_threads.min(Self::most_threads(0)) / WARP * WARP;
+            (0, (classes as u32).next_multiple_of(WARP).clamp(FEWEST_THREADS.min(most), most), GLOBAL_TILE_ROWS, 0)
+        };
+        let (values, threads, tile_rows, warp_rows) =
+            LEARN_VALUES.into_iter().find_map(with_values).unwrap_or_else(in_global);
+        let variant = Variant::LearnCrossEntropy { dtype, values };
         let plan = Self { plain, variant, threads, tile_rows, warp_rows, classes, blocks: 1, limits };
         Self { blocks: limits.blocks(threads, plan.shared(tile_rows)), ..plan }
     }
@@ -91,7 +120,13 @@ impl LearnPlan {
 
     /// Whether a class's arrays are in shared memory.
     pub fn is_on_chip(&self) -> bool {
-        matches!(self.variant, Variant::LearnCrossEntropy { on_chip: true, .. })
+        matches!(self.variant, Variant::LearnCrossEntropy { values: 1.., .. })
+    }
+
+    /// Rows up to which a block's threads have columns of their own in all rows of a class. With more, each warp has rows of its own: it meets
+    /// the others more often, and adds up less.
+    pub fn column_rows(&self) -> u32 {
+        if self.is_on_chip() { (2 * self.threads / WARP).min(MOST_COLUMN_ROWS) } else { 0 }
     }
 
     /// Rows of a tile for batches of `rows` rows; where fewer would do, all of a class's are in one tile either way.
@@ -107,10 +142,11 @@ impl LearnPlan {
     /// Shared memory for tiles of so many rows, or for as many smaller ones as there are warps, bytes.
     fn shared(&self, tile_rows: u32) -> u32 {
         let warps = self.threads / WARP;
-        let floats = |rows| if self.is_on_chip() { (ARRAYS + rows) * self.classes as u32 * 4 } else { 0 };
-        let of_block = TILE_ROW * tile_rows + PART * tile_rows.max(warps) + floats(tile_rows);
+        let floats = |rows| if self.is_on_chip() { (ARRAYS + rows) * pitch(self.classes) * 4 } else { 0 };
+        let before = |bytes: u32| bytes.next_multiple_of(ALIGNMENT);
+        let of_block = before(TILE_ROW * tile_rows + PART * tile_rows.max(warps)) + floats(tile_rows);
         let warp_rows = self.warp_rows.min(tile_rows);
-        let of_warp = ((TILE_ROW + PART) * warp_rows + floats(warp_rows)).next_multiple_of(8);
+        let of_warp = before((TILE_ROW + PART) * warp_rows) + floats(warp_rows);
         of_block.max(if warp_rows > 0 { warps * of_warp } else { 0 })
     }
 
@@ -123,7 +159,7 @@ impl LearnPlan {
 
     /// Floats of global memory that a block works in.
     pub(super) fn scratch_floats(&self, rows: i64) -> usize {
-        if self.is_on_chip() { 0 } else { (ARRAYS + self.tile_rows(rows)) as usize * self.classes }
+        if self.is_on_chip() { 0 } else { ((ARRAYS + self.tile_rows(rows)) * pitch(self.classes)) as usize }
     }
 
     /// How `rows` rows are learned from: as many blocks as the device holds, or as there may be classes and ignored rows.

@@ -233,7 +233,7 @@ impl LearnSequence {
             confidences_known: (rule.mean || gathered).into(),
             tile_rows: plan.tile_rows(rows) as i32,
             warp_rows: plan.warp_rows(rows) as i32,
-            padding: 0,
+            column_rows: plan.column_rows() as i32,
         };
         Self {
             tally,

@@ -11,7 +11,7 @@ use bytemuck::bytes_of;
 use logit_perturb::CrossEntropy;
 use logit_perturb::kernel::{
     ClassSums, ConfidenceSequence, Group, GroupList, LearnAddresses, LearnErrorWord, LearnForm, LearnPlan,
-    LearnSequence, LearnValues, LearnWorkspaceSizes, Rule, Variant, is_general,
+    LearnSequence, LearnValues, LearnWorkspaceSizes, Rule, Variant,
 };
 
 /// What a batch brings to a learner.
@@ -81,8 +81,7 @@ impl LearnOperation {
         let learner = problem.learner().expect("a problem with a learner");
         let c = batch.classes;
         let rows = batch.logits.len() / c;
-        let general = is_general(problem, false);
-        let form = LearnForm { dtype: batch.dtype, classes: c, aligned: is_aligned(batch), general };
+        let form = LearnForm { dtype: batch.dtype, classes: c, aligned: is_aligned(batch) };
         let plan = LearnPlan::new(form, batch.limits);
         let sizes = LearnWorkspaceSizes::of([&plan], rows);
         let laid = Laid::new(emulator, problem, batch, sizes.plain);
