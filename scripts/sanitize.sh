@@ -18,7 +18,7 @@ else
     records=$work/records
     EMULATOR_RECORDS=$records cargo test --quiet --locked --test grid emulated::
     EMULATOR_RECORDS=$records cargo test --quiet --locked --test emulated_binary_learn every_option
-    EMULATOR_RECORDS=$records cargo test --quiet --locked --test emulated_learn work_is_taken
+    EMULATOR_RECORDS=$records cargo test --quiet --locked --test emulated_learn -- work_is_taken columns_do_not
 fi
 mapfile -t launches < <(find "$records" -name '*.launch' | sort)
 [ ${#launches[@]} -gt 0 ] || { echo "no launches in $records" >&2; exit 1; }

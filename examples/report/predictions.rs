@@ -19,13 +19,19 @@ const ATTAINABLE: f64 = 0.9;
 const LATENCY: f64 = 0.8;
 
 const STEPS: f64 = 40.0;
-/// From one launch to the next in a graph, and a step's barriers and exponentials, microseconds.
+/// From one launch to the next in a graph, microseconds.
 const LAUNCH: f64 = 2.0;
-const STEP: f64 = 1.5;
+/// What a step waits for at least, microseconds: by rows; by columns in a block and in a warp, as its dependent instructions add up.
+const STEP_BY_ROWS: f64 = 1.5;
+const STEP_OF_BLOCK: f64 = 0.5;
+const STEP_OF_WARP: f64 = 0.35;
 /// A gang's, of which a step has two.
 const GRID_BARRIER: f64 = 1.5;
-/// What a multiprocessor reads a microsecond of its shared memory, bytes.
+/// What a multiprocessor reads a microsecond of its shared memory, bytes, and the instructions of a lane that it issues.
 const SHARED_RATE: f64 = 128.0 * 1700.0;
+const ISSUE_RATE: f64 = 128.0 * 1700.0;
+/// Instructions a column and step, whatever the rows: of the exponential, above all.
+const OF_COLUMN: f64 = 18.0;
 
 struct Device {
     name: &'static str,
@@ -96,14 +102,6 @@ fn line(device: &Device, what: &str, how: &str, footprint: &Footprint, must: usi
     );
 }
 
-/// Who has a class of so many rows.
-enum Team {
-    Warp,
-    Block,
-    /// So many blocks.
-    Gang(f64),
-}
-
 /// Microseconds of all steps of so many classes of so many rows each.
 fn steps(
     device: &Device,
@@ -114,22 +112,22 @@ fn steps(
     rows: f64,
 ) -> f64 {
     let (tile, multiprocessors) = (f64::from(plan.tile_rows(n as i64)), f64::from(device.limits.multiprocessors));
-    let team = match rows {
-        rows if rows <= f64::from(plan.warp_rows(n as i64)) => Team::Warp,
-        rows if rows <= tile => Team::Block,
-        rows => Team::Gang((rows / tile).ceil()),
+    // Who has a class: how many have one on a multiprocessor, how many share it, rows of each, and what a step waits for.
+    let (side_by_side, members, rows, waits) = match rows {
+        rows if rows <= f64::from(plan.warp_rows(n as i64)) => {
+            (footprint.blocks * footprint.threads / WARP, 1.0, rows, STEP_OF_WARP)
+        }
+        rows if rows <= f64::from(plan.column_rows()) => (footprint.blocks, 1.0, rows, STEP_OF_BLOCK),
+        rows if rows <= tile => (footprint.blocks, 1.0, rows, STEP_BY_ROWS),
+        rows => (footprint.blocks, (rows / tile).ceil(), tile, STEP_BY_ROWS + 2.0 * GRID_BARRIER),
     };
-    let (side_by_side, rows, barriers) = match team {
-        Team::Warp => (footprint.blocks * footprint.threads / WARP, rows, 0.0),
-        Team::Block => (footprint.blocks, rows, 0.0),
-        Team::Gang(_) => (footprint.blocks, tile, 2.0 * GRID_BARRIER),
-    };
-    let parts = if let Team::Gang(blocks) = team { classes * blocks } else { classes };
+    let parts = classes * members;
     let beside = f64::from(side_by_side).min((parts / multiprocessors).ceil());
     let waves = (parts / (f64::from(side_by_side) * multiprocessors)).ceil();
-    // A step goes over a class's rows twice.
-    let bytes = 2.0 * 4.0 * rows * c as f64 * beside;
-    waves * STEPS * (STEP + barriers + bytes / SHARED_RATE)
+    // A step goes over a class's rows twice. What one waits for, the others use.
+    let columns = c as f64;
+    let busy = (OF_COLUMN * columns / ISSUE_RATE).max(2.0 * 4.0 * rows * columns / SHARED_RATE);
+    waves * STEPS * (waits + busy).max(beside * busy)
 }
 
 /// The learner's time with labels uniform, or half of the rows in one class.

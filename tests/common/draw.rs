@@ -1,31 +1,49 @@
-//! Random choices that remember how often each was made: what was never chosen was never tested.
+//! Choices that cover every pair of choices of different axes, and random numbers to go with them.
 
+#[path = "../grid/pairwise.rs"]
+mod pairwise;
+
+pub use pairwise::Axis;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+/// One combination of choices.
 pub struct Draw {
     pub rng: StdRng,
-    chosen: BTreeMap<(&'static str, usize), u32>,
+    /// By axis, how many there are and which it is.
+    choices: BTreeMap<&'static str, (usize, usize)>,
+    asked: BTreeSet<&'static str>,
 }
 
 impl Draw {
+    /// Random numbers alone.
     pub fn new(seed: u64) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed), chosen: BTreeMap::new() }
+        Self { rng: StdRng::seed_from_u64(seed), choices: BTreeMap::new(), asked: BTreeSet::new() }
     }
 
-    /// One of those that were chosen least often so far.
-    pub fn of(&mut self, what: &'static str, count: usize) -> usize {
-        let times = |choice: &usize| self.chosen.get(&(what, *choice)).copied().unwrap_or_default();
-        let least = (0..count).map(|choice| times(&choice)).min().expect("something to choose from");
-        let choices: Vec<usize> = (0..count).filter(|choice| times(choice) == least).collect();
-        let choice = choices[self.rng.random_range(0..choices.len())];
-        *self.chosen.entry((what, choice)).or_default() += 1;
+    /// Part `part` of so many of the combinations that cover all pairs, each with random numbers of its own.
+    pub fn cover(axes: &[Axis], seed: u64, part: usize, parts: usize) -> Vec<(u64, Self)> {
+        let (combinations, impossible) = pairwise::cover(axes, |_| true, seed);
+        assert!(impossible.is_empty(), "{impossible:?}");
+        let draw = |(number, combination): (usize, Vec<usize>)| {
+            let choices = axes.iter().zip(combination).map(|(&(axis, count), choice)| (axis, (count, choice)));
+            let number = (seed << 32) + number as u64;
+            (number, Self { choices: choices.collect(), ..Self::new(number) })
+        };
+        combinations.into_iter().enumerate().skip(part).step_by(parts).map(draw).collect()
+    }
+
+    /// Which of an axis' choices it is.
+    pub fn of(&mut self, axis: &'static str, count: usize) -> usize {
+        let (choices, choice) = *self.choices.get(axis).unwrap_or_else(|| panic!("{axis} is no axis"));
+        assert_eq!(count, choices, "choices of {axis}");
+        self.asked.insert(axis);
         choice
     }
 
-    pub fn on(&mut self, what: &'static str) -> bool {
-        self.of(what, 2) == 1
+    pub fn on(&mut self, axis: &'static str) -> bool {
+        self.of(axis, 2) == 1
     }
 
     /// Numbers that f32 holds.
@@ -33,7 +51,9 @@ impl Draw {
         (0..len).map(|_| f64::from(self.rng.random_range(from..to) as f32)).collect()
     }
 
-    pub fn assert_each_was_chosen(&self, times: u32) {
-        assert!(self.chosen.values().all(|&count| count >= times), "{:?}", self.chosen);
+    /// An axis that no case asked for covers nothing.
+    pub fn assert_all_were_asked<'a>(axes: &[Axis], draws: impl Iterator<Item = &'a Self>) {
+        let asked: BTreeSet<_> = draws.flat_map(|draw| &draw.asked).copied().collect();
+        assert_eq!(asked, axes.iter().map(|(axis, _)| *axis).collect());
     }
 }

@@ -1,7 +1,7 @@
-//! Every split, bound and step with every other option, drawn so that each meets each.
+//! Every split, bound and step with every other option, so that each choice meets each of every other axis.
 
 use crate::case::{Case, Format, rounded};
-use crate::draw::Draw;
+use crate::draw::{Axis, Draw};
 use crate::run::{check, explicit, hard, keeping, learning, raw};
 use logit_perturb::kernel::{DType, Limits};
 use logit_perturb::{
@@ -11,9 +11,42 @@ use logit_perturb::{
 use logit_perturb_emulator::{Gradient, Rows};
 use rand::Rng;
 
+const AXES: [Axis; 30] = [
+    ("split", 4),
+    ("bound", 3),
+    ("eps", 4),
+    ("ratio", 2),
+    ("step", 4),
+    ("alpha", 3),
+    ("negatives", 5),
+    ("split of negatives", 4),
+    ("bound of negatives", 3),
+    ("eps of negatives", 4),
+    ("c", 6),
+    ("n", 4),
+    ("dtype", 3),
+    ("format", 6),
+    ("spread", 3),
+    ("mask", 2),
+    ("weights", 2),
+    ("wide", 2),
+    ("offset", 2),
+    ("positive", 2),
+    ("negative", 2),
+    ("reduction", 5),
+    ("pos_weight", 2),
+    ("form", 3),
+    ("statistics", 2),
+    ("kept", 4),
+    ("threads", 3),
+    ("rows_at", 5),
+    ("targets_at", 5),
+    ("gradient", 3),
+];
+
 impl Draw {
-    fn split(&mut self, c: usize) -> Split {
-        match self.of("split", 4) {
+    fn split(&mut self, c: usize, axis: &'static str) -> Split {
+        match self.of(axis, 4) {
             0 => Split::MeanConfidence,
             1 => Split::Confidence { tau: 0.53 },
             2 => {
@@ -24,9 +57,9 @@ impl Draw {
         }
     }
 
-    fn bound(&mut self, c: usize, split: &Split) -> Bound {
-        let eps = [0.3, 1.0, 2.5, 7.0][self.of("eps", 4)];
-        match (self.of("bound", 3), split) {
+    fn bound(&mut self, c: usize, split: &Split, axis: &'static str, of_eps: &'static str) -> Bound {
+        let eps = [0.3, 1.0, 2.5, 7.0][self.of(of_eps, 4)];
+        match (self.of(axis, 3), split) {
             (0, _) => Bound::Fixed { eps },
             (1, Split::MeanConfidence | Split::Confidence { .. }) => {
                 Bound::Confidence { eps: eps * 0.5, delta_eps: eps }
@@ -42,8 +75,8 @@ impl Draw {
     }
 
     fn learner(&mut self, c: usize) -> BinaryLearner {
-        let split = self.split(c);
-        let bound = self.bound(c, &split);
+        let split = self.split(c, "split");
+        let bound = self.bound(c, &split, "bound", "eps");
         let step = [BinaryStep::Raw, BinaryStep::Raw, BinaryStep::Sign, BinaryStep::Exact][self.of("step", 4)];
         let alpha = [0.1, 0.5, 0.9][self.of("alpha", 3)];
         let learner = BinaryLearner::new(step, alpha, split.clone(), bound).unwrap();
@@ -52,13 +85,13 @@ impl Draw {
             1 if matches!(split, Split::Rank { .. } | Split::Explicit(_)) => NegativeSplit::Opposite,
             1 | 2 => NegativeSplit::Same,
             3 => NegativeSplit::Off,
-            _ => NegativeSplit::Own(self.split(c)),
+            _ => NegativeSplit::Own(self.split(c, "split of negatives")),
         };
         let of_negative = match &negative {
             NegativeSplit::Own(split) => split.clone(),
             _ => split,
         };
-        let bound = self.bound(c, &of_negative);
+        let bound = self.bound(c, &of_negative, "bound of negatives", "eps of negatives");
         learner.negatives(negative, bound).unwrap()
     }
 
@@ -119,17 +152,51 @@ impl Draw {
     }
 }
 
-#[test]
-fn every_option_with_every_other_agrees_with_the_reference() {
-    let mut draw = Draw::new(5);
-    let (mut compared, cases) = (0, 400);
-    for seed in 0..cases {
-        let case = draw.case(seed);
+fn agree_with_the_reference(part: u64) {
+    let mut draws = Draw::cover(&AXES, part / 2, part as usize % 2, 2);
+    let (mut compared, cases) = (0, draws.len());
+    for (seed, draw) in &mut draws {
+        let case = draw.case(*seed);
         println!("{seed}: {}, {:?}, {:?}", case.describe(), case.problem, case.limits);
-        compared += u64::from(check(&case, seed));
+        compared += usize::from(check(&case, *seed));
     }
     assert!(compared > cases * 9 / 10, "{compared} of {cases}");
-    draw.assert_each_was_chosen(10);
+    Draw::assert_all_were_asked(&AXES, draws.iter().map(|(_, draw)| draw));
+}
+
+/// In parts, side by side.
+mod every_option_with_every_other_agrees_with_the_reference {
+    use super::agree_with_the_reference;
+
+    #[test]
+    fn part_0() {
+        agree_with_the_reference(0);
+    }
+
+    #[test]
+    fn part_1() {
+        agree_with_the_reference(1);
+    }
+
+    #[test]
+    fn part_2() {
+        agree_with_the_reference(2);
+    }
+
+    #[test]
+    fn part_3() {
+        agree_with_the_reference(3);
+    }
+
+    #[test]
+    fn part_4() {
+        agree_with_the_reference(4);
+    }
+
+    #[test]
+    fn part_5() {
+        agree_with_the_reference(5);
+    }
 }
 
 /// The same batch in every format is the same to the bit.

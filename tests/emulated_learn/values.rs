@@ -1,19 +1,48 @@
-//! Every split, bound and step with every other option, drawn so that each meets each.
+//! Every split, bound and step with every other option, so that each choice meets each of every other axis.
 
 use crate::common::softmax::Case;
-use crate::draw::Draw;
-use crate::run::{Device, check, nearest, tiles_of, tiles_of_blocks};
+use crate::draw::{Axis, Draw};
+use crate::run::{Device, check, nearest, single, tiles_of, tiles_of_blocks};
 use logit_perturb::kernel::{DType, Limits};
 use logit_perturb::{Bound, ClassCounts, Learner, Perturbation, Reduction, Split, Step};
 use logit_perturb_emulator::{Gradient, Options, Rows};
 use rand::Rng;
+
+const AXES: [Axis; 26] = [
+    ("plan", 11),
+    ("eps", 4),
+    ("ratio", 2),
+    ("step", 2),
+    ("alpha", 3),
+    ("on device", 3),
+    ("c", 7),
+    ("dtype", 3),
+    ("spread", 2),
+    ("classes", 3),
+    ("ignored", 2),
+    ("wide", 2),
+    ("form", 5),
+    ("smoothing", 2),
+    ("z", 2),
+    ("class_weights", 2),
+    ("sample_weights", 2),
+    ("reduction", 4),
+    ("tile", 4),
+    ("threads", 2),
+    ("tally", 2),
+    ("layout", 3),
+    ("place", 4),
+    ("statistics", 2),
+    ("resident", 2),
+    ("store_buffer", 2),
+];
 
 /// Splits with the bounds that go with them.
 const PLANS: [(usize, usize); 11] =
     [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 3), (3, 0), (3, 1)];
 
 impl Draw {
-    fn learner(&mut self, c: usize) -> Learner {
+    fn learner(&mut self, c: usize, on_device: usize) -> Learner {
         let (split, bound) = PLANS[self.of("plan", PLANS.len())];
         let counts = ClassCounts::new(self.numbers(c, 125.0, 500.0)).unwrap();
         let split = match split {
@@ -22,7 +51,9 @@ impl Draw {
             2 => Split::Rank { head: self.rng.random_range(0..=c), counts },
             _ => Split::Explicit((0..c).map(|_| self.rng.random_range(-1..=1)).collect()),
         };
-        let eps = [0.3, 1.0, 2.5, 7.0][self.of("eps", 4)];
+        // Of f32, where they are to come from the device.
+        let given = |x: f64| if on_device == 0 { x } else { f64::from(x as f32) };
+        let eps = given([0.3, 1.0, 2.5, 7.0][self.of("eps", 4)]);
         let bound = match bound {
             0 => Bound::Fixed { eps },
             1 => Bound::Explicit(self.numbers(c, 0.0, eps)),
@@ -36,10 +67,10 @@ impl Draw {
             },
         };
         let step = if self.on("step") { Step::UnitL2 } else { Step::Raw };
-        Learner::new(step, [0.1, 0.5, 0.9][self.of("alpha", 3)], split, bound).unwrap()
+        Learner::new(step, given([0.1, 0.5, 0.9][self.of("alpha", 3)]), split, bound).unwrap()
     }
 
-    fn case(&mut self, c: usize, dtype: DType) -> (Case, bool) {
+    fn case(&mut self, c: usize, dtype: DType, on_device: usize) -> (Case, bool) {
         let n = match c {
             ..=10 => 23,
             ..300 => 13,
@@ -84,7 +115,7 @@ impl Draw {
             Reduction::None => self.numbers(n, -2.0, 2.0),
             _ => vec![-1.5],
         };
-        case.learner = Some(self.learner(c));
+        case.learner = Some(self.learner(c, on_device));
         (case, wide)
     }
 }
@@ -99,12 +130,14 @@ fn rows(layout: usize, c: usize, dtype: DType) -> Rows {
 }
 
 fn agree_with_the_reference(part: u64) {
-    let mut draw = Draw::new(part);
-    let (mut compared, cases) = (0, 60);
-    for seed in part * cases..(part + 1) * cases {
+    let mut draws = Draw::cover(&AXES, part / 2, part as usize % 2, 2);
+    let (mut compared, cases) = (0, draws.len());
+    for (seed, draw) in &mut draws {
         let c = [1, 2, 10, 33, 70, 130, 300][draw.of("c", 7)];
         let dtype = DType::ALL[draw.of("dtype", 3)];
-        let (case, wide) = draw.case(c, dtype);
+        let on_device = draw.of("on device", 3);
+        let (case, wide) = draw.case(c, dtype, on_device);
+        let learner = case.learner.as_ref().unwrap();
         let limits = tiles_of_blocks([0, 1, 3, 30][draw.of("tile", 4)], c, [32, 128][draw.of("threads", 2)]);
         let limits = Limits { labels_in_block: [4, 40][draw.of("tally", 2)], ..limits };
         let at = rows(draw.of("layout", 3), c, dtype);
@@ -119,14 +152,26 @@ fn agree_with_the_reference(part: u64) {
             },
             wide,
             statistics: draw.on("statistics"),
-            options: Options { seed, exp_seed: seed, ..Options::default() },
+            alpha: (on_device > 0).then_some(learner.alpha() as f32),
+            eps: match learner.bound() {
+                Bound::Fixed { eps } | Bound::Confidence { eps, .. } if on_device > 1 => Some(vec![*eps as f32]),
+                Bound::Explicit(bounds) if on_device > 1 => Some(single(bounds)),
+                _ => None,
+            },
+            options: Options {
+                seed: *seed,
+                exp_seed: *seed,
+                resident_blocks: [1, 64][draw.of("resident", 2)],
+                store_buffer: draw.on("store_buffer"),
+                ..Options::default()
+            },
             ..Device::new(c, limits)
         };
         println!("{seed}: {case:?}, {device:?}");
-        compared += u64::from(check(&case, &device));
+        compared += usize::from(check(&case, &device));
     }
     assert!(compared > cases * 9 / 10, "{compared} of {cases}");
-    draw.assert_each_was_chosen(2);
+    Draw::assert_all_were_asked(&AXES, draws.iter().map(|(_, draw)| draw));
 }
 
 /// In parts, side by side.
