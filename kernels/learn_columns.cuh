@@ -88,12 +88,9 @@ struct Columns {
             square += g[k] * g[k];
         }
         float factor = static_cast<float>(decision.direction) * static_cast<float>(decision.alpha);
-        if (unit_l2) {
-            factor /= fmaxf(sqrtf(team_reduce(tile.team, square, 0.0f, Sum(), scratch->squares)), 1e-12f);
-        } else {
-            // Nobody may still read the rows' sums.
-            team_barrier(tile.team);
-        }
+        if (unit_l2) factor /= fmaxf(sqrtf(team_reduce(tile.team, square, 0.0f, Sum(), scratch->squares)), 1e-12f);
+        // Nobody may still read the rows' sums. A block has just waited for that.
+        if (!unit_l2 || tile.team.is_warp) team_barrier(tile.team);
         UNROLL
         for (i32 k = 0; k < VALUES; ++k) {
             delta[k] += factor * g[k];

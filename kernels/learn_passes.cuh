@@ -112,7 +112,7 @@ DEVICE void take_step(const LearnArgs& args, Share& share, const Tile& tile, Dec
     follow_gradient(args, tile, static_cast<float>(decision.direction), decision.alpha, square, scratch->squares);
 }
 
-// All of a class: a pass for the confidence, one a step, and one for loss and gradient.
+// All of a class: a pass for the confidence, one a step where steps are taken by rows, and one for loss and gradient.
 DEVICE void take_group(const LearnArgs& args, Tile& tile, Share share, Divisors divisors, Scratch* scratch) {
     tile.label = load(&args.groups[share.place].label);
     Known known = {0.0, 0.0};

@@ -93,8 +93,8 @@ static_assert(sizeof(Part) == 32, "as in src/kernel/learn/plan.rs");
 // Floats from one array or row to the next, as there: every one begins on a 16-byte boundary.
 DEVICE i32 pitch_of(i32 classes) { return (classes + 3) / 4 * 4; }
 
-// A class's arrays, of the team that has the class. Columns of w and delta are those of one thread each, which alone writes them; w is read
-// by all.
+// A class's arrays, of the team that has the class. By rows, columns of w and delta are those of one thread each, which alone writes them; w is
+// read by all. By columns (learn_columns.cuh) they are in registers until the last step is taken.
 struct Tile {
     Team team;
     TileRow* rows;
@@ -115,7 +115,7 @@ struct Tile {
     MEMBER float* delta() const { return w + pitch(); }
     // g takes the place of w once its rows' products with E are known, until delta has moved.
     MEMBER float* g() const { return w; }
-    // E of a row, with the label's column as `combine_dots` leaves it.
+    // E of a row, with 0 in the label's column or what `combine_dots` leaves there.
     MEMBER float* e(i32 r) const { return w + static_cast<i64>(ARRAYS + r) * pitch(); }
 
     MEMBER void cut(i64 from, i32 rows_of_tile) {

@@ -86,16 +86,6 @@ template <class T, class Operation> DEVICE T warp_reduce(T x, Operation of) {
     return x;
 }
 
-// Over a block of whole warps, in an order that the number of threads alone decides. No thread may still read `scratch` from before: two
-// reductions in a row take two scratches, and the barrier of the second frees the first.
-template <class T, class Operation> DEVICE T block_reduce(T x, T nothing, Operation of, T* scratch) {
-    x = warp_reduce(x, of);
-    if (thread_index() % WARP == 0) scratch[thread_index() / WARP] = x;
-    block_barrier();
-    const u32 lane = thread_index() % WARP;
-    return warp_reduce(lane < block_threads() / WARP ? scratch[lane] : nothing, of);
-}
-
 // Sums over a warp of 1, 2 or 4 numbers: a lane has that of number `lane % COUNT`. A lane hands on the numbers that are not its own before it
 // adds any up, so that four sums take little more than one.
 template <i32 COUNT> DEVICE float warp_sums(float (&x)[COUNT]) {
@@ -113,6 +103,16 @@ template <i32 COUNT> DEVICE float warp_sums(float (&x)[COUNT]) {
     float sum = x[0];
     for (; lanes < WARP; lanes *= 2) sum += shuffle_xor(sum, lanes);
     return sum;
+}
+
+// Over a block of whole warps, in an order that the number of threads alone decides. No thread may still read `scratch` from before: two
+// reductions in a row take two scratches, and the barrier of the second frees the first.
+template <class T, class Operation> DEVICE T block_reduce(T x, T nothing, Operation of, T* scratch) {
+    x = warp_reduce(x, of);
+    if (thread_index() % WARP == 0) scratch[thread_index() / WARP] = x;
+    block_barrier();
+    const u32 lane = thread_index() % WARP;
+    return warp_reduce(lane < block_threads() / WARP ? scratch[lane] : nothing, of);
 }
 
 // The same for several numbers behind one barrier; `scratch` holds `COUNT` times as much.

@@ -123,10 +123,9 @@ impl Limits {
         if room < MOST_ROW_SHARED { room } else { MOST_ROW_SHARED }
     }
 
-    /// What a block of `threads` threads may take where `resident` threads share a multiprocessor, bytes.
-    pub fn part_of_shared(&self, threads: u32, resident: u32) -> u32 {
-        let part = u64::from(self.multiprocessor_shared) * u64::from(threads) / u64::from(resident);
-        (part as u32).saturating_sub(Self::STATIC_SHARED + RESERVED_SHARED)
+    /// What one of so many blocks on a multiprocessor may take, bytes.
+    pub(super) fn part_of_shared(&self, blocks: u32) -> u32 {
+        (self.multiprocessor_shared / blocks).saturating_sub(Self::STATIC_SHARED + RESERVED_SHARED)
     }
 
     pub(super) fn blocks(&self, threads: u32, shared: u32) -> u32 {

@@ -60,13 +60,16 @@ fn wide(numbers: &[f32]) -> Vec<f64> {
     numbers.iter().map(|&x| x.into()).collect()
 }
 
-/// Classes that a warp, a block and a gang of blocks have, in shared and in global memory, against the f64 reference; twice, to the same bits.
+/// Classes that a warp, a block and a gang of blocks have, by columns and by rows, in shared and in global memory, against the f64 reference;
+/// twice, to the same bits.
 pub fn every_team() -> Result<(), Failed> {
     let device = Device::get();
-    for (n, c) in [(128, 100), (1024, 100), (700, 1000), (40, 20_003), (3, 10)] {
+    let shapes = [(128, 100), (1024, 100), (700, 1000), (60, 4096), (40, 10_000), (40, 20_003), (3, 10)];
+    for ((n, c), step) in shapes.into_iter().flat_map(|shape| [(shape, Step::UnitL2), (shape, Step::Raw)]) {
         for split in [Split::MeanConfidence, Split::Confidence { tau: 0.01 }, Split::Explicit(vec![1; c])] {
             let (logits, labels) = batch(n, c, n as u64);
-            let problem = problem(split, Bound::Fixed { eps: 2.5 }, Reduction::Mean)?;
+            let learner = Learner::new(step, 0.25, split, Bound::Fixed { eps: 2.5 })?;
+            let problem = CrossEntropy::builder().learner(learner).build()?;
             let mut exact = vec![0.0; n * c];
             let gradient = logit_perturb::MatrixMut::new(&mut exact, n, c)?;
             let pass = Pass::Into { logits: Matrix::new(&logits, n, c)?, gradient };

@@ -2,7 +2,7 @@
 
 use crate::common::softmax::Case;
 use crate::common::uniform;
-use crate::run::{Device, check, lay_out, run, tiles_of, tiles_of_blocks};
+use crate::run::{Device, check, compare, lay_out, run, tiles_of, tiles_of_blocks};
 use logit_perturb::kernel::Limits;
 use logit_perturb::{Bound, Learner, Reduction, Split, Step};
 use logit_perturb_emulator::{Emulator, LearnOutcome, Options};
@@ -36,8 +36,9 @@ fn every_team_agrees_with_the_reference() {
                 for multiprocessors in [1, 2, 5, 9] {
                     let limits = Limits { multiprocessors, ..tiles_of_blocks(6, c, block_threads) };
                     let device = Device { statistics: false, ..Device::new(c, limits) };
-                    assert!(check(&case, &device), "{multiprocessors} blocks");
-                    let plan = run(&case, &device).plan;
+                    let outcome = run(&case, &device);
+                    assert!(compare(&case, &device, &outcome), "{multiprocessors} blocks");
+                    let plan = outcome.plan;
                     assert!((1..5).contains(&plan.warp_rows) && plan.tile_rows == 6, "{plan:?}");
                     assert!(plan.geometry(62).cooperative && plan.geometry(62).grid == multiprocessors);
                     assert!(!plan.geometry(6).cooperative, "no class has more rows than a tile");

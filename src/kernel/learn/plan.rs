@@ -25,7 +25,8 @@ pub struct LearnPlan {
     pub threads: u32,
     /// Rows that a tile holds at most: a class with more has a gang of blocks.
     pub tile_rows: u32,
-    /// Rows that a warp's part of the shared memory holds at most: a class with more has a block. 0 where it holds none.
+    /// Rows that a warp's part of the shared memory holds at most: a class with more has a block. 0 where it holds none, or has too few lanes for
+    /// the columns.
     pub warp_rows: u32,
     classes: usize,
     /// Blocks that the device holds at a time.
@@ -45,6 +46,8 @@ const PART: u32 = 32;
 const MOST_TILE_ROWS: u32 = 1024;
 /// Rows of a tile in global memory: few, so that the blocks' tiles stay in the second-level cache.
 const GLOBAL_TILE_ROWS: u32 = 8;
+/// With fewer rows a block had better more of the shared memory than another beside it.
+const FEW_ROWS: u32 = 6;
 /// More rows gain nothing from a warp of their own: a block has more hands than barriers to wait at.
 const MOST_WARP_ROWS: u32 = 8;
 /// Rows of a class that a block's threads take by columns at most: `kernels/learn_group.cuh`.
@@ -60,16 +63,14 @@ fn pitch(classes: usize) -> u32 {
 }
 
 impl LearnPlan {
-    /// Threads of a block at most, as in `kernels/learn_cross_entropy.cu`. In however many blocks, a multiprocessor has registers for as many,
-    /// and each block its part of the shared memory.
+    /// Threads of a block at most, as in `kernels/learn_cross_entropy.cu`: in however many blocks, a multiprocessor has registers for as many.
     pub fn most_threads(values: u32) -> u32 {
         if values == LEARN_VALUES[0] { 512 } else { 256 }
     }
 
     /// Shared memory that a block may ask for, bytes.
     pub fn most_shared(values: u32, limits: Limits) -> u32 {
-        let most = Self::most_threads(values);
-        if values > 0 { limits.part_of_shared(most, most) } else { 0 }
+        if values > 0 { limits.part_of_shared(1) } else { 0 }
     }
 
     /// The plan for a form.
@@ -79,16 +80,25 @@ impl LearnPlan {
         let row = pitch(classes) * 4;
         let per_row = row + TILE_ROW + PART;
         let with_values = |values: u32| {
-            let most = limits.block_threads.min(Self::most_threads(values)) / WARP * WARP;
-            let owners = (classes as u32).div_ceil(values).next_multiple_of(WARP);
-            let threads = owners.max(FEWEST_THREADS.min(most));
-            // What this block's threads may have, and in it a part a warp at least.
-            let shared = limits.part_of_shared(threads, Self::most_threads(values));
-            let room = shared.saturating_sub(ALIGNMENT + ARRAYS * row + PART * threads / WARP);
-            if threads > most || room < per_row {
+            let (resident, most) = (Self::most_threads(values), limits.block_threads / WARP * WARP);
+            let owners = (classes as u32).div_ceil(values).next_multiple_of(WARP).max(FEWEST_THREADS.min(most));
+            // No more than one four of columns a thread.
+            let useful = (classes as u32).div_ceil(4).next_multiple_of(WARP).max(owners);
+            // As many blocks as there are registers for, or fewer with more of the shared memory each.
+            let of_blocks = |blocks: u32| {
+                let threads = useful.min(resident / blocks / WARP * WARP).min(most);
+                let shared = limits.part_of_shared(blocks);
+                // A part a warp at least.
+                let room = shared.saturating_sub(ALIGNMENT + ARRAYS * row + PART * threads / WARP);
+                (threads, shared, (room / per_row).min(MOST_TILE_ROWS))
+            };
+            let blocks = std::iter::successors(Some(resident / owners), |blocks| Some(blocks / 2));
+            let mut plans = blocks.take_while(|blocks| *blocks > 0 && owners <= most).map(of_blocks);
+            let roomy = plans.clone().find(|(.., tile_rows)| *tile_rows >= FEW_ROWS);
+            let (threads, shared, tile_rows) = roomy.or_else(|| plans.by_ref().last())?;
+            if tile_rows == 0 {
                 return None;
             }
-            let tile_rows = (room / per_row).min(MOST_TILE_ROWS);
             // Every warp takes the same part, if its lanes can own all columns.
             let warp_room = (shared / (threads / WARP)).saturating_sub(ALIGNMENT + ARRAYS * row);
             let has_lanes = classes as u32 <= WARP * values;
