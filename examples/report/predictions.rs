@@ -124,10 +124,12 @@ fn steps(
     let parts = classes * members;
     let beside = f64::from(side_by_side).min((parts / multiprocessors).ceil());
     let waves = (parts / (f64::from(side_by_side) * multiprocessors)).ceil();
-    // A step goes over a class's rows twice. What one waits for, the others use.
+    // A step goes over a class's rows twice, one or more instructions a column and row each. What one team waits for, others use; a warp by itself
+    // issues a quarter of what a multiprocessor does.
     let columns = c as f64;
-    let busy = (OF_COLUMN * columns / ISSUE_RATE).max(2.0 * 4.0 * rows * columns / SHARED_RATE);
-    waves * STEPS * (waits + busy).max(beside * busy)
+    let busy = ((OF_COLUMN + 2.5 * rows) * columns / ISSUE_RATE).max(2.0 * 4.0 * rows * columns / SHARED_RATE);
+    let alone = if waits == STEP_OF_WARP { 4.0 * busy } else { busy };
+    waves * STEPS * (waits + alone).max(beside * busy)
 }
 
 /// The learner's time with labels uniform, or half of the rows in one class.

@@ -42,7 +42,7 @@ fn logits_move_as_often_as_they_must() {
         for (split, bound) in plans {
             for tile in [20, 6, 3, 0] {
                 let mean = split == Split::MeanConfidence;
-                let case = case(18, c, split.clone(), bound.clone());
+                let case = case(30, c, split.clone(), bound.clone());
                 let at = Rows { stride: c + 2, offset: 1 };
                 let device = Device { rows: at, gradient: Gradient::Into(at), ..Device::new(c, tiles_of(tile, c)) };
                 let outcome = run(&case, &device);
@@ -50,8 +50,8 @@ fn logits_move_as_often_as_they_must() {
                 for (i, reads) in outcome.outcome.logits_traffic.reads.chunks(c).enumerate() {
                     let Some(y) = case.class(i) else { continue };
                     let place = outcome.classes.iter().position(|&class| class == y as i32).unwrap();
-                    let of_class = (0..18).filter(|&j| case.class(j) == Some(y)).count();
-                    let blocks = outcome.plan.geometry(18).grid as usize;
+                    let of_class = (0..30).filter(|&j| case.class(j) == Some(y)).count();
+                    let blocks = outcome.plan.geometry(30).grid as usize;
                     let expected = match of_class.div_ceil(tile_rows) <= blocks {
                         true => 1 + u32::from(mean),
                         false => outcome.steps[place] + 2,
@@ -75,7 +75,7 @@ fn logits_move_as_often_as_they_must() {
 fn results_do_not_depend_on_the_schedule() {
     for (c, tile) in [(6, 20), (6, 2), (70, 20), (70, 2), (6, 0), (70, 0)] {
         for split in [Split::MeanConfidence, Split::Confidence { tau: 0.4 }] {
-            let mut case = case(18, c, split, Bound::Fixed { eps: 0.5 });
+            let mut case = case(30, c, split, Bound::Fixed { eps: 0.5 });
             case.smoothing = 0.125;
             let limits = tiles_of(tile, c);
             let device = |seed: u64, multiprocessors: u32| Device {

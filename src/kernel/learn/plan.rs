@@ -48,9 +48,7 @@ const MOST_TILE_ROWS: u32 = 1024;
 const GLOBAL_TILE_ROWS: u32 = 8;
 /// With fewer rows a block had better more of the shared memory than another beside it.
 const FEW_ROWS: u32 = 6;
-/// More rows gain nothing from a warp of their own: a block has more hands than barriers to wait at.
-const MOST_WARP_ROWS: u32 = 8;
-/// Rows of a class that a block's threads take by columns at most: `kernels/learn_group.cuh`.
+/// Rows of a class that a team takes by columns at most: `kernels/learn_group.cuh`.
 const MOST_COLUMN_ROWS: u32 = 16;
 /// Arrays of a class beside its rows: `kernels/learn_tile.cuh`.
 const ARRAYS: u32 = 2;
@@ -102,7 +100,7 @@ impl LearnPlan {
             // Every warp takes the same part, if its lanes can own all columns.
             let warp_room = (shared / (threads / WARP)).saturating_sub(ALIGNMENT + ARRAYS * row);
             let has_lanes = classes as u32 <= WARP * values;
-            let warp_rows = if has_lanes { (warp_room / per_row).min(MOST_WARP_ROWS).min(tile_rows) } else { 0 };
+            let warp_rows = if has_lanes { (warp_room / per_row).min(MOST_COLUMN_ROWS).min(tile_rows) } else { 0 };
             Some((values, threads, tile_rows, warp_rows))
         };
         let in_global = || {
@@ -136,7 +134,7 @@ impl LearnPlan {
     /// Rows up to which a block's threads have columns of their own in all rows of a class. With more, each warp has rows of its own: it meets
     /// the others more often, and adds up less.
     pub fn column_rows(&self) -> u32 {
-        if self.is_on_chip() { (2 * self.threads / WARP).min(MOST_COLUMN_ROWS) } else { 0 }
+        if self.is_on_chip() { (4 * self.threads / WARP).min(MOST_COLUMN_ROWS) } else { 0 }
     }
 
     /// Rows of a tile for batches of `rows` rows; where fewer would do, all of a class's are in one tile either way.
