@@ -193,3 +193,16 @@ fn a_second_batch_finds_the_workspace_as_the_first() {
         assert_eq!(Numbers::from(&outcome).loss.to_bits(), case.run(1).loss.to_bits());
     }
 }
+
+/// Where nobody asked for what is learned, loss and gradient are the same and nothing else is written.
+#[test]
+fn what_is_learned_may_stay_unasked_for() {
+    for (learner, kept) in learners(19) {
+        let mut case = hard(DType::F32, Format::I8, 19, 20, 6);
+        (case.problem, case.limits) = (learning(learner), keeping(kept, DType::F32));
+        let asked = case.run(3);
+        let mut emulator = Emulator::new(Options { seed: 3, exp_seed: 3, ..Options::default() });
+        let unasked = case.operation(&mut emulator, None).unasked().run(&mut emulator).unwrap();
+        assert_eq!((unasked.loss, &unasked.gradient), (asked.loss, &asked.gradient));
+    }
+}

@@ -156,8 +156,8 @@ pub fn off(learner: BinaryLearner, eps: f64) -> BinaryLearner {
 }
 
 /// A batch, and the parts of it that two devices have; some classes and signs have entries in one alone, one in none.
-pub fn shards(format: Format, step: BinaryStep, split: Split, reduction: Reduction) -> (Case, [Case; 2]) {
-    let (c, n, at) = (11, 40, 15);
+pub fn shards(format: Format, c: usize, step: BinaryStep, split: Split, reduction: Reduction) -> (Case, [Case; 2]) {
+    let (n, at) = (40, 15);
     let mut whole = hard(DType::F32, format, c, n, 9).masked(5);
     let known = whole.mask.as_mut().unwrap();
     for (i, k) in (0..n).flat_map(|i| (0..c).map(move |k| (i, k))) {

@@ -11,9 +11,12 @@ use logit_perturb_emulator::{Emulator, Options};
 fn shards_of_a_batch_share_their_confidences() {
     for format in [Format::F32, Format::I8, Format::Bits, Format::Csr] {
         for step in [BinaryStep::Raw, BinaryStep::Sign, BinaryStep::Exact] {
-            for split in [Split::MeanConfidence, Split::Confidence { tau: 0.45 }, explicit(11)] {
+            // Also more classes and signs than a block has threads.
+            let splits =
+                [Split::MeanConfidence, Split::Confidence { tau: 0.45 }, explicit(11)].map(|split| (11, split));
+            for (c, split) in splits.into_iter().chain([(70, explicit(70))]) {
                 for reduction in [Reduction::Mean, Reduction::Divisor(170.0)] {
-                    let (whole, parts) = shards(format, step, split.clone(), reduction);
+                    let (whole, parts) = shards(format, c, step, split.clone(), reduction);
                     let options = Options { seed: 3, resident_blocks: 2, ..Options::default() };
                     let mut emulators = [(); 2].map(|()| Emulator::new(options.clone()));
                     let operations: Vec<_> = (parts.iter().zip(&mut emulators))

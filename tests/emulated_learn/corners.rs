@@ -2,10 +2,10 @@
 
 use crate::common::softmax::Case;
 use crate::common::uniform;
-use crate::run::{Device, check, compare, run, tiles_of, with_operation, with_running};
+use crate::run::{Device, check, compare, lay_out, run, tiles_of, with_operation, with_running};
 use logit_perturb::kernel::ErrorWord;
 use logit_perturb::{Bound, Learner, Perturbation, RunningConfidence, Split, Step};
-use logit_perturb_emulator::Options;
+use logit_perturb_emulator::{Emulator, Options};
 
 /// Tiles that hold a class, that hold a part of it, and that lie in global memory.
 const TILES: [u32; 3] = [20, 2, 0];
@@ -178,5 +178,39 @@ fn rows_may_lie_far_from_0_and_far_apart() {
                 Device { options: Options { seed: 3, ..Options::default() }, ..Device::new(6, tiles_of(tile, 6)) };
             assert!(check(&case, &device));
         }
+    }
+}
+
+/// Where nobody asked for what is learned, loss and gradient are the same and nothing else is written.
+#[test]
+fn what_is_learned_may_stay_unasked_for() {
+    for tile in TILES {
+        for split in splits(5) {
+            let mut case = case(12, 5, 10);
+            case.learner = Some(learner(split));
+            let device = Device::new(5, tiles_of(tile, 5));
+            let asked = run(&case, &device).outcome;
+            let mut emulator = Emulator::new(device.options.clone());
+            let unasked = lay_out(&mut emulator, &case, &device).unasked().run(&mut emulator).unwrap().outcome;
+            assert_eq!((unasked.loss, &unasked.gradient), (asked.loss, &asked.gradient));
+        }
+    }
+}
+
+/// A row that is not finite spoils its class in its batch, not in the next one.
+#[test]
+fn what_was_not_finite_is_gone_with_its_batch() {
+    for tile in TILES {
+        let mut broken = case(9, 5, 11);
+        broken.logits[3 * 5..][..5].fill(f64::NAN);
+        broken.learner = Some(learner(Split::MeanConfidence));
+        let mut whole = broken.clone();
+        whole.labels[3] = -100;
+        let device = Device::new(5, tiles_of(tile, 5));
+        with_operation(&broken, &device, |emulator, operation| {
+            assert!(compare(&broken, &device, &operation.run(emulator).unwrap()));
+            operation.set_labels(emulator, &whole.labels);
+            assert!(compare(&whole, &device, &operation.run(emulator).unwrap()));
+        });
     }
 }

@@ -330,6 +330,19 @@ impl BinaryOperation {
         emulator.memory.write(all_sums, sums);
     }
 
+    /// The same where nobody asked for what is learned: that part of an outcome means nothing then.
+    #[must_use]
+    pub fn unasked(mut self) -> Self {
+        if let Some(learn) = &mut self.sequence.learn {
+            let confidences = learn.confidences.as_mut().map(|(_, args)| &mut args.learner);
+            let steps = learn.steps.as_mut().map(|(_, args)| &mut args.learner);
+            for to in confidences.into_iter().chain(steps).flat_map(|learner| &mut learner.outputs) {
+                (to.delta, to.directions, to.steps, to.confidences, to.tau) = (0, 0, 0, 0, 0);
+            }
+        }
+        self
+    }
+
     /// Launches what the batch takes; of one that is spread over devices, the second phase.
     ///
     /// # Errors

@@ -160,6 +160,15 @@ impl LearnOperation {
         Self { laid, plan, sequence, outputs, phase }
     }
 
+    /// The same where nobody asked for what is learned: those parts of an outcome mean nothing then.
+    #[must_use]
+    pub fn unasked(mut self) -> Self {
+        let (groups, main) = (&mut self.sequence.groups.1, &mut self.sequence.main.1);
+        (groups.classes, groups.present, groups.tau_out) = (0, 0, 0);
+        (main.delta, main.directions_taken, main.steps_taken, main.confidences) = (0, 0, 0, 0);
+        self
+    }
+
     /// Replaces the labels, as a trainer does between two replays of a graph.
     pub fn set_labels(&self, emulator: &mut Emulator, labels: &[i64]) {
         self.laid.set_labels(emulator, labels);
