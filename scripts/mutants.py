@@ -3,7 +3,7 @@
 
 usage: scripts/mutants.py                        every mutant; writes tests/mutants/results.csv (tests/mutants/README.md says more)
        scripts/mutants.py --changed [--file F]   those of files that are not as results.csv found them; updates the results
-       scripts/mutants.py --survivors            those that survived, again; updates the results
+       scripts/mutants.py --survivors [--file F] those that survived, again; updates the results
        scripts/mutants.py --only TEXT            those whose file, line or mutation contains TEXT; writes nothing
        scripts/mutants.py --sample N --seed S    N that results.csv says are killed: must be killed again; writes nothing
        scripts/mutants.py --list                 lists the mutants
@@ -103,7 +103,7 @@ def main():
     parser.add_argument("--list", action="store_true", help="list the mutants")
     parser.add_argument("--only", metavar="TEXT", help="mutants whose file, line or mutation contains TEXT")
     parser.add_argument("--changed", action="store_true", help="run those of changed files, and update the results")
-    parser.add_argument("--file", metavar="F", help="with --changed: this file alone")
+    parser.add_argument("--file", metavar="F", help="with --changed or --survivors: this file alone")
     parser.add_argument("--survivors", action="store_true", help="run the survivors again, and update their results")
     parser.add_argument("--sample", type=int, metavar="N", help="N of those known to be killed")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
@@ -125,7 +125,7 @@ def main():
         same = {row["file"] for row in known}
         mutants = [mutant for mutant in mutants if mutant.file not in same and options.file in (None, mutant.file)]
     if options.survivors:
-        mutants = [by_key[key_of(row)] for row in known if row["outcome"] == "survived"]
+        mutants = [by_key[key_of(row)] for row in known if row["outcome"] == "survived" and options.file in (None, row["file"])]
     if not mutants:
         print("no mutant to run")
         sys.exit(bool(options.sample))

@@ -124,7 +124,8 @@ fn bad_labels_count_as_ignored_and_are_recorded() {
 /// Running confidences decide as they stand and then take the batch in, batch by batch, as those of the reference.
 #[test]
 fn running_confidences_decide_and_move_on() {
-    for tile in TILES {
+    // Also where a block sees at once what another stored.
+    for (tile, seed) in TILES.into_iter().flat_map(|tile| [(tile, 0), (tile, 1), (tile, 2)]) {
         for (split, bound) in [
             (Split::MeanConfidence, Bound::Confidence { eps: 0.4, delta_eps: 1.1 }),
             (Split::Confidence { tau: 0.2 }, Bound::Confidence { eps: 0.4, delta_eps: 1.1 }),
@@ -135,9 +136,11 @@ fn running_confidences_decide_and_move_on() {
             // A class that breaks keeps its mean.
             first.logits[5] = f64::NAN;
             first.learner = Some(Learner::new(Step::UnitL2, 0.23, split, bound).unwrap());
-            let labels = [first.labels.clone(), vec![0, 1, 3, 4, 3, 2, 1, 0, 2], vec![4, 4, 4, 0, -100, 2, 2, 3, 3]];
+            let labels = [first.labels.clone(), vec![0, 1, 3, 4, 3, 2, 1, 0, 2], vec![4, 4, 4, 0, -100, 0, 0, 3, 0]];
             let mut reference = RunningConfidence::new(5, 0.9).unwrap();
-            let device = Device { running: Some((0.9, vec![f64::NAN; 5])), ..Device::new(5, tiles_of(tile, 5)) };
+            let options = Options { seed, store_buffer: seed == 0, ..Options::default() };
+            let running = Some((0.9, vec![f64::NAN; 5]));
+            let device = Device { running, options, ..Device::new(5, tiles_of(tile, 5)) };
             with_operation(&first, &device, |emulator, operation| {
                 for labels in &labels {
                     operation.set_labels(emulator, labels);
