@@ -20,6 +20,25 @@ struct alignas(16) Four {
     for (i32 own = 0; own < VALUES; own += 4)                                                                          \
         if (const i32 c = 4 * (tile).team.thread() + own * (tile).team.threads(); c < (tile).classes)
 
+// Sums over a warp of 1, 2 or 4 numbers: a lane has that of number `lane % COUNT`. A lane hands on the numbers that are not its own before it
+// adds any up, so that four sums take little more than one.
+template <i32 COUNT> DEVICE float warp_sums(float (&x)[COUNT]) {
+    u32 lanes = 1;
+    UNROLL
+    for (i32 left = COUNT / 2; left > 0; left /= 2) {
+        const bool odd = (thread_index() & lanes) != 0;
+        UNROLL
+        for (i32 i = 0; i < left; ++i) {
+            const float mine = odd ? x[2 * i + 1] : x[2 * i], theirs = odd ? x[2 * i] : x[2 * i + 1];
+            x[i] = mine + shuffle_xor(theirs, lanes);
+        }
+        lanes *= 2;
+    }
+    float sum = x[0];
+    for (; lanes < WARP; lanes *= 2) sum += shuffle_xor(sum, lanes);
+    return sum;
+}
+
 // What every thread knows of the label's column.
 struct LabelColumn {
     float delta;

@@ -86,25 +86,6 @@ template <class T, class Operation> DEVICE T warp_reduce(T x, Operation of) {
     return x;
 }
 
-// Sums over a warp of 1, 2 or 4 numbers: a lane has that of number `lane % COUNT`. A lane hands on the numbers that are not its own before it
-// adds any up, so that four sums take little more than one.
-template <i32 COUNT> DEVICE float warp_sums(float (&x)[COUNT]) {
-    u32 lanes = 1;
-    UNROLL
-    for (i32 left = COUNT / 2; left > 0; left /= 2) {
-        const bool odd = (thread_index() & lanes) != 0;
-        UNROLL
-        for (i32 i = 0; i < left; ++i) {
-            const float mine = odd ? x[2 * i + 1] : x[2 * i], theirs = odd ? x[2 * i] : x[2 * i + 1];
-            x[i] = mine + shuffle_xor(theirs, lanes);
-        }
-        lanes *= 2;
-    }
-    float sum = x[0];
-    for (; lanes < WARP; lanes *= 2) sum += shuffle_xor(sum, lanes);
-    return sum;
-}
-
 // Over a block of whole warps, in an order that the number of threads alone decides. No thread may still read `scratch` from before: two
 // reductions in a row take two scratches, and the barrier of the second frees the first.
 template <class T, class Operation> DEVICE T block_reduce(T x, T nothing, Operation of, T* scratch) {

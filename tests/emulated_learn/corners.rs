@@ -4,7 +4,7 @@ use crate::common::softmax::Case;
 use crate::common::uniform;
 use crate::run::{Device, check, compare, lay_out, run, tiles_of, with_operation, with_running};
 use logit_perturb::kernel::ErrorWord;
-use logit_perturb::{Bound, Learner, Perturbation, RunningConfidence, Split, Step};
+use logit_perturb::{Bound, Learner, Perturbation, Reduction, RunningConfidence, Split, Step};
 use logit_perturb_emulator::{Emulator, Options};
 
 /// Tiles that hold a class, that hold a part of it, and that lie in global memory.
@@ -62,6 +62,12 @@ fn masked_logits_have_no_weight() {
             case.logits[2 * 6 + case.labels[2] as usize] = f64::NEG_INFINITY;
             case.learner = Some(learner(split));
             assert!(check(&case, &Device::new(6, tiles_of(tile, 6))));
+            // Of smoothed targets it takes a weight of 0 as well, or the loss is infinite.
+            for weight in [0.0, 1.0] {
+                case.smoothing = 0.125;
+                case.class_weights = Some(vec![1.0, 0.5, 2.0, 1.0, 1.0, weight]);
+                assert!(check(&case, &Device::new(6, tiles_of(tile, 6))));
+            }
         }
     }
 }
@@ -215,5 +221,24 @@ fn what_was_not_finite_is_gone_with_its_batch() {
             operation.set_labels(emulator, &whole.labels);
             assert!(compare(&whole, &device, &operation.run(emulator).unwrap()));
         });
+    }
+}
+
+/// Where one logit has almost all the weight and smoothed targets weigh it alone, the loss is as small as what the others leave: nothing may be
+/// left of the way that delta went.
+#[test]
+fn leading_logits_leave_nothing_to_cancel() {
+    for c in [6, 70] {
+        for tile in TILES {
+            let mut case = case(9, c, 12);
+            case.logits.iter_mut().skip(3).step_by(c).for_each(|u| *u = 20.0);
+            case.labels = (0..9).map(|i| i % 3).collect();
+            case.smoothing = 0.5;
+            case.class_weights = Some((0..c).map(|k| if k == 3 { c as f64 } else { 0.0 }).collect());
+            let split = Split::Explicit(vec![1; c]);
+            case.learner = Some(Learner::new(Step::UnitL2, 2.0, split, Bound::Fixed { eps: 28.0 }).unwrap());
+            case.reduction = Reduction::Sum;
+            assert!(check(&case, &Device::new(c, tiles_of(tile, c))));
+        }
     }
 }
