@@ -2,7 +2,7 @@
 
 use crate::common::softmax::Case;
 use crate::draw::{Axis, Draw};
-use crate::run::{Device, check, nearest, single, tiles_of, tiles_of_blocks};
+use crate::run::{Device, check, nearest, run, single, tiles_of, tiles_of_blocks};
 use logit_perturb::kernel::{DType, Limits};
 use logit_perturb::{Bound, ClassCounts, Learner, Perturbation, Reduction, Split, Step};
 use logit_perturb_emulator::{Gradient, Options, Rows};
@@ -215,4 +215,14 @@ fn many_steps_and_large_bounds_stay_accurate() {
             }
         }
     }
+}
+
+/// SPEC 3: K is at most 10,000.
+#[test]
+fn steps_end_at_ten_thousand() {
+    let mut case = Case::new(3, vec![1.0, 0.5, -0.5, 0.25, -1.0, 0.75], vec![0, 2]);
+    let split = Split::Explicit(vec![1; 3]);
+    case.learner = Some(Learner::new(Step::Raw, 1e-5, split, Bound::Fixed { eps: 3.0 }).unwrap());
+    let outcome = run(&case, &Device::new(3, tiles_of(2, 3)));
+    assert_eq!(outcome.steps, [10_000, 10_000]);
 }
