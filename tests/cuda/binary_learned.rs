@@ -130,7 +130,7 @@ pub fn shards() -> Result<(), Failed> {
     let stream = &device.stream;
     for format in [Format::U8, Format::Csr] {
         for step in [BinaryStep::Raw, BinaryStep::Sign, BinaryStep::Exact] {
-            let (whole, parts) = shards_of(format, step, Split::MeanConfidence, Reduction::Mean);
+            let (whole, parts) = shards_of(format, 11, step, Split::MeanConfidence, Reduction::Mean);
             let mut ops = [operation::<f32>(device, &parts[0])?, operation::<f32>(device, &parts[1])?];
             if run_through(device, &mut ops[0], &parts[0]).is_ok() {
                 return Err("a batch without confidences is refused".into());

@@ -73,7 +73,7 @@ impl Draw {
     fn case(&mut self, c: usize, dtype: DType, on_device: usize) -> (Case, bool) {
         let n = match c {
             ..=10 => 23,
-            ..300 => 13,
+            11..300 => 13,
             _ => 7,
         };
         let spread = [1.0, 8.0][self.of("spread", 2)];
