@@ -40,33 +40,6 @@ pub struct BinaryClassStatistics {
     pub loss: Vec<f64>,
 }
 
-impl BinaryClassStatistics {
-    /// Of the rows' losses, in parts of rows whose number follows from N alone, so that the sums do not depend on the threads.
-    fn of(losses: &[Vec<f64>], entries: &Entries) -> Self {
-        const PART: usize = 64;
-        let c = entries.columns;
-        let none = || Self { count: vec![0; c], positives: vec![0.0; c], loss: vec![0.0; c] };
-        let part = |(part, losses): (usize, &[Vec<f64>])| {
-            let mut sums = none();
-            for (row, losses) in losses.iter().enumerate() {
-                let from = (part * PART + row) * c;
-                let (targets, known) = (&entries.targets[from..], &entries.known[from..]);
-                sums.count.iter_mut().zip(known).for_each(|(count, known)| *count += usize::from(*known));
-                sums.positives.iter_mut().zip(targets).for_each(|(positives, t)| *positives += t);
-                sums.loss.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += loss);
-            }
-            sums
-        };
-        let parts: Vec<Self> = losses.par_chunks(PART).enumerate().map(part).collect();
-        parts.iter().fold(none(), |mut all, part| {
-            all.count.iter_mut().zip(&part.count).for_each(|(count, of_part)| *count += of_part);
-            all.positives.iter_mut().zip(&part.positives).for_each(|(positives, of_part)| *positives += of_part);
-            all.loss.iter_mut().zip(&part.loss).for_each(|(sum, of_part)| *sum += of_part);
-            all
-        })
-    }
-}
-
 /// Loss, gradient and statistics of a multi-label batch: SPEC 4 in f64. What a learner does here follows this project's equations, not the
 /// paper's.
 ///
@@ -131,7 +104,13 @@ pub fn binary_cross_entropy<'a>(
     });
     let loss_rows: Vec<f64> = rows.iter().map(|losses| sum(losses)).collect();
     let total: f64 = loss_rows.iter().sum();
-    let per_class = BinaryClassStatistics::of(&rows, &entries);
+    let mut per_class = BinaryClassStatistics { count: vec![0; c], positives: vec![0.0; c], loss: vec![0.0; c] };
+    for (i, losses) in rows.iter().enumerate() {
+        let (targets, known) = (&entries.targets[i * c..], &entries.known[i * c..]);
+        per_class.count.iter_mut().zip(known).for_each(|(count, known)| *count += usize::from(*known));
+        per_class.positives.iter_mut().zip(targets).for_each(|(positives, t)| *positives += t);
+        per_class.loss.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += loss);
+    }
     Ok(BinaryCrossEntropyOutput {
         // The sum of nothing is -0.
         loss: 0.0 + total / divisor,
@@ -192,7 +171,8 @@ fn decode_weights(matrix: Matrix<'_>, known: &[bool], n: usize, c: usize) -> Res
 
 /// The first error by row, whatever the threads did first.
 fn first_error(rows: impl IndexedParallelIterator<Item = Result<()>>) -> Result<()> {
-    rows.find_map_first(Result::err).map_or(Ok(()), Err)
+    let errors: Vec<Result<()>> = rows.collect();
+    errors.into_iter().find(Result::is_err).unwrap_or(Ok(()))
 }
 
 /// What the entries of a column share, `[C]` each.

@@ -151,21 +151,19 @@ impl BinaryTargets<'_> {
             }
         }
         let signed = !matches!(self, BinaryTargets::U8 { .. });
-        let is_bad = |target: &f64| !(0.0..=1.0).contains(target);
-        // All of them first: a loop that may end early does not vectorise.
-        let mut bad = false;
-        for (target, known) in targets.iter_mut().zip(known) {
-            *known &= !(signed && *target == -1.0);
-            *target = if *known { *target } else { 0.0 };
-            bad |= is_bad(target);
+        for (c, (target, known)) in targets.iter_mut().zip(known).enumerate() {
+            if signed && *target == -1.0 {
+                *known = false;
+            }
+            if !*known {
+                *target = 0.0;
+            } else if !(0.0..=1.0).contains(target) {
+                let unknown = if signed { " or -1 (unknown)" } else { "" };
+                let problem = format!("class {c} is {target}, must be in [0, 1]{unknown}");
+                return Err(Error::Target { row, problem });
+            }
         }
-        if !bad {
-            return Ok(());
-        }
-        let class = targets.iter().position(is_bad).unwrap_or_default();
-        let unknown = if signed { " or -1 (unknown)" } else { "" };
-        let problem = format!("class {class} is {}, must be in [0, 1]{unknown}", targets[class]);
-        Err(Error::Target { row, problem })
+        Ok(())
     }
 }
 
