@@ -13,7 +13,7 @@ KERNELS = ROOT / "kernels"
 RULES = [
     # Waiting.
     (r"\b(?:block_barrier|device_fence|cluster_barrier)\(\);", ""),
-    (r"\bturn \^= 1;", ""),
+    (r"\b(?:strip\.)?turn \^= 1;", ""),
     (r"\bWARP / 2\b", "WARP / 4"),
     (r"\blanes > 0\b", "lanes > 1"),
     (r"\bgrid_blocks\(\) - 1\b", "grid_blocks()"),
@@ -54,14 +54,15 @@ RULES = [
     (r"!(inside)(?= \? )", r"\1"),
     (r"\bKEEP\b(?= \? )", "!KEEP"),
     # Widths.
-    (r"((?:\([^()]*\)|[\w.]+) \* args\.(?:\w+_stride|tile_rows|chunk))\b", r"static_cast<i64>(static_cast<i32>(\1))"),
+    # Not of a product that a cast widens, or that a number of i32 is compared with.
+    (r"(?<!count - )((?:(?<!>)\([^()]*\)|[\w.]+) \* args\.(?:\w+_stride|tile_rows|chunk))\b", r"static_cast<i64>(static_cast<i32>(\1))"),
     (r"(?<=load\()static_cast<const i64\*>", "static_cast<const i32*>"),
     (r"(?<=load\()static_cast<const i32\*>", "static_cast<const i64*>"),
     (r"(?<=load\()static_cast<const u32\*>", "static_cast<const i32*>"),
     # Places in memory.
     (r"(?<=scratch) \+ turn \* MOST_WARPS", ""),
     (r"(?<=scratch\[)turn(?=\])", "0"),
-    (r"\* pitch\b", "* classes"),
+    (r"\* pitch\b(?!\()", "* classes"),
     (r"\bclasses \| 1\b", "classes"),
     (r"& 15\b", "& 7"),
     (r"\b4 \* slot - shift\b", "4 * slot"),
@@ -132,13 +133,14 @@ def emulated_code(text):
 
 
 def conditions(code):
-    """Where the conditions of a line's `if`s begin and end."""
+    """Where the conditions of a line's `if`s begin and end, behind what an `if` declares."""
     for match in re.finditer(r"\bif \(", code):
         end, depth = match.end(), 1
         while depth:
             depth += {"(": 1, ")": -1}.get(code[end], 0)
             end += 1
-        yield match.end(), end - 1
+        declared = code.rfind("; ", match.end(), end)
+        yield (declared + 2 if declared >= 0 else match.end()), end - 1
 
 
 def changes(code):
