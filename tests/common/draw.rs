@@ -8,6 +8,19 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Tests of the parts of all combinations, side by side: each calls `agree_with_the_reference` of the module around.
+macro_rules! in_parts {
+    ($name:ident: $($test:ident $part:literal),+) => {
+        mod $name {
+            $(#[test]
+            fn $test() {
+                super::agree_with_the_reference($part);
+            })+
+        }
+    };
+}
+pub(crate) use in_parts;
+
 /// One combination of choices.
 pub struct Draw {
     pub rng: StdRng,

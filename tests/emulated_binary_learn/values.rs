@@ -1,7 +1,7 @@
 //! Every split, bound and step with every other option, so that each choice meets each of every other axis.
 
 use crate::case::{Case, Format, rounded};
-use crate::draw::{Axis, Draw};
+use crate::draw::{Axis, Draw, in_parts};
 use crate::run::{check, explicit, hard, keeping, learning, raw};
 use logit_perturb::kernel::{DType, Limits};
 use logit_perturb::{
@@ -164,30 +164,7 @@ fn agree_with_the_reference(part: u64) {
     Draw::assert_all_were_asked(&AXES, draws.iter().map(|(_, draw)| draw));
 }
 
-/// In parts, side by side.
-mod every_option_with_every_other_agrees_with_the_reference {
-    use super::agree_with_the_reference;
-
-    #[test]
-    fn part_0() {
-        agree_with_the_reference(0);
-    }
-
-    #[test]
-    fn part_1() {
-        agree_with_the_reference(1);
-    }
-
-    #[test]
-    fn part_2() {
-        agree_with_the_reference(2);
-    }
-
-    #[test]
-    fn part_3() {
-        agree_with_the_reference(3);
-    }
-}
+in_parts!(every_option_with_every_other_agrees_with_the_reference: part_0 0, part_1 1, part_2 2, part_3 3);
 
 /// The same batch in every format is the same to the bit.
 #[test]
