@@ -47,6 +47,23 @@ fn softmax_without_a_learner() {
 }
 
 #[test]
+fn batches_of_long_rows() {
+    // More rows than there are blocks at most, each of more columns than half a block has entries.
+    let (n, c) = (300, 1100);
+    let labels = (0..n as i64).map(|i| if i % 7 == 3 { -100 } else { i % 11 }).collect();
+    let mut softmax = softmax::Case::new(c, uniform(14, n * c, -8.0..8.0), labels);
+    softmax.check();
+    assert_same_for_any_pool(|| softmax_run(&softmax));
+    softmax.form = Perturbation::Shared(uniform(15, c, -2.0..2.0));
+    softmax.check();
+    assert_same_for_any_pool(|| softmax_run(&softmax));
+    let targets = uniform(16, n * c, -0.5..1.0).iter().map(|t| t.max(0.0)).collect();
+    let sigmoid = sigmoid::Case::new(c, uniform(17, n * c, -5.0..5.0), targets);
+    sigmoid.check();
+    assert_same_for_any_pool(|| binary_run(&sigmoid));
+}
+
+#[test]
 fn softmax_with_classes_of_several_tasks() {
     // 450 rows of 193 columns in class 0: more than the 65536 numbers that one task takes. A few others stay small.
     let (n, c) = (460, 193);

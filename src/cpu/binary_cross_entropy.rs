@@ -66,7 +66,17 @@ pub fn binary_cross_entropy<'a>(
     batch: BinaryCrossEntropyBatch<'_>,
 ) -> Result<BinaryCrossEntropyOutput> {
     let pass = pass.into();
-    let (n, c) = pass.check(problem.classes(), problem.reduction(), batch.upstream)?;
+    let shape = pass.check(problem.classes(), problem.reduction(), batch.upstream)?;
+    // Waits for the pool once, not in each of the loops.
+    rayon::scope(|_| evaluate(problem, pass, batch, shape))
+}
+
+fn evaluate(
+    problem: &BinaryCrossEntropy,
+    pass: Pass<'_>,
+    batch: BinaryCrossEntropyBatch<'_>,
+    (n, c): (usize, usize),
+) -> Result<BinaryCrossEntropyOutput> {
     let entries = Entries::decode(problem, &batch, n, c)?;
     let unmasked = entries.known.iter().filter(|known| **known).count();
     let divisor = match problem.reduction() {
@@ -78,9 +88,9 @@ pub fn binary_cross_entropy<'a>(
     };
     let learned = problem.learner().map(|learner| learn(learner, problem.perturbation(), pass.logits(), &entries));
     let columns = Columns::new(problem, learned.as_ref(), c);
-    let evaluate = |i: usize, u: &[f64], gradient: Option<&mut [f64]>| {
+    let evaluate = |i: usize, u: &[f64], gradient: &mut [f64], sums: &mut Sums, losses: &mut [f64]| {
         let factor = upstream_at(batch.upstream, i) / divisor;
-        columns.evaluate(problem, &entries, i, u, gradient.map(|gradient| (gradient, factor)))
+        columns.evaluate(problem, &entries.row(i), u, (gradient, factor), sums, losses);
     };
     let through = match &learned {
         Some(learned) if learned.is_through() && pass.wants_gradient() => {
@@ -88,29 +98,24 @@ pub fn binary_cross_entropy<'a>(
             let gradients = (0..n).into_par_iter().map(|i| {
                 let (mut u, mut h) = (vec![0.0; c], vec![0.0; c]);
                 logits.read_row(i, &mut u);
-                evaluate(i, &u, Some(&mut h));
+                evaluate(i, &u, &mut h, &mut Sums::new(c), &mut vec![0.0; c]);
                 h
             });
             Some(learned.through(logits, &entries, &gradients.collect::<Vec<_>>()))
         }
         _ => None,
     };
-    let rows: Vec<Vec<f64>> = pass.map_rows(|i, u, mut gradient| {
-        let losses = evaluate(i, u, gradient.as_deref_mut());
-        if let (Some(through), Some(gradient)) = (&through, gradient) {
-            gradient.iter_mut().enumerate().for_each(|(class, g)| *g += through[class][i]);
-        }
-        losses
-    });
-    let loss_rows: Vec<f64> = rows.iter().map(|losses| sum(losses)).collect();
+    let blocks = pass.fold_rows(
+        || (Sums::new(c), vec![0.0; c]),
+        |(sums, losses), i, u, gradient| {
+            evaluate(i, u, gradient, sums, losses);
+            if let Some(through) = &through {
+                gradient.iter_mut().zip(through).for_each(|(g, through)| *g += through[i]);
+            }
+        },
+    );
+    let Sums { loss_rows, per_class } = Sums::of(c, blocks);
     let total: f64 = loss_rows.iter().sum();
-    let mut per_class = BinaryClassStatistics { count: vec![0; c], positives: vec![0.0; c], loss: vec![0.0; c] };
-    for (i, losses) in rows.iter().enumerate() {
-        let (targets, known) = (&entries.targets[i * c..], &entries.known[i * c..]);
-        per_class.count.iter_mut().zip(known).for_each(|(count, known)| *count += usize::from(*known));
-        per_class.positives.iter_mut().zip(targets).for_each(|(positives, t)| *positives += t);
-        per_class.loss.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += loss);
-    }
     Ok(BinaryCrossEntropyOutput {
         // The sum of nothing is -0.
         loss: 0.0 + total / divisor,
@@ -119,6 +124,30 @@ pub fn binary_cross_entropy<'a>(
         per_class,
         learned: learned.map(BinaryLearned::into_output),
     })
+}
+
+/// What rows add up to: the losses of each, and by class.
+struct Sums {
+    loss_rows: Vec<f64>,
+    per_class: BinaryClassStatistics,
+}
+
+impl Sums {
+    fn new(c: usize) -> Self {
+        let per_class = BinaryClassStatistics { count: vec![0; c], positives: vec![0.0; c], loss: vec![0.0; c] };
+        Self { loss_rows: Vec::new(), per_class }
+    }
+
+    fn of(c: usize, blocks: Vec<Self>) -> Self {
+        blocks.into_iter().fold(Self::new(c), |mut sums, block| {
+            let (to, from) = (&mut sums.per_class, &block.per_class);
+            to.count.iter_mut().zip(&from.count).for_each(|(sum, count)| *sum += count);
+            to.positives.iter_mut().zip(&from.positives).for_each(|(sum, positives)| *sum += positives);
+            to.loss.iter_mut().zip(&from.loss).for_each(|(sum, loss)| *sum += loss);
+            sums.loss_rows.extend(block.loss_rows);
+            sums
+        })
+    }
 }
 
 /// The batch's targets, mask and weights, decoded to `[N, C]` and validated.
@@ -140,16 +169,26 @@ impl Entries {
         let rows = targets.par_chunks_mut(c).zip(known.par_chunks_mut(c)).enumerate();
         first_error(rows.map(|(row, (targets, known))| {
             batch.targets.read_row(row, batch.mask, targets, known)?;
-            match targets.iter().position(|t| hard && *t != 0.0 && *t != 1.0) {
+            let soft = |t: &f64| *t != 0.0 && *t != 1.0;
+            match hard.then(|| targets.iter().position(soft)).flatten() {
                 None => Ok(()),
-                Some(class) => Err(Error::Target {
-                    row,
-                    problem: format!("class {class} is {}, must be 0 or 1 with a learner", targets[class]),
-                }),
+                Some(class) => {
+                    let problem = format!("class {class} is {}, must be 0 or 1 with a learner", targets[class]);
+                    Err(Error::Target { row, problem })
+                }
             }
         }))?;
         let weights = batch.weights.map(|weights| decode_weights(weights, &known, n, c)).transpose()?;
         Ok(Self { columns: c, targets, known, weights })
+    }
+
+    fn row(&self, i: usize) -> Row<'_> {
+        let row = i * self.columns..(i + 1) * self.columns;
+        Row {
+            targets: &self.targets[row.clone()],
+            known: &self.known[row.clone()],
+            weights: self.weights.as_ref().map(|weights| &weights[row]),
+        }
     }
 }
 
@@ -171,8 +210,7 @@ fn decode_weights(matrix: Matrix<'_>, known: &[bool], n: usize, c: usize) -> Res
 
 /// The first error by row, whatever the threads did first.
 fn first_error(rows: impl IndexedParallelIterator<Item = Result<()>>) -> Result<()> {
-    let errors: Vec<Result<()>> = rows.collect();
-    errors.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+    rows.find_map_first(Result::err).map_or(Ok(()), Err)
 }
 
 /// What the entries of a column share, `[C]` each.
@@ -204,54 +242,49 @@ impl Columns {
         columns
     }
 
-    /// The weighted losses of row `i`; the gradient, multiplied by its factor, where asked for.
+    /// Evaluates a row: its weighted losses, its gradient, multiplied by a factor, and what it adds to the sums.
     fn evaluate(
         &self,
         problem: &BinaryCrossEntropy,
-        entries: &Entries,
-        i: usize,
+        row: &Row<'_>,
         u: &[f64],
-        gradient: Option<(&mut [f64], f64)>,
-    ) -> Vec<f64> {
-        let mut losses = vec![0.0; u.len()];
-        let mut unwanted = Vec::new();
-        let (gradient, factor) = gradient.unwrap_or_else(|| {
-            unwanted.resize(u.len(), 0.0);
-            (&mut unwanted, 0.0)
-        });
-        let row = i * u.len()..(i + 1) * u.len();
-        let entries = Row {
-            u,
-            targets: &entries.targets[row.clone()],
-            known: &entries.known[row.clone()],
-            weights: entries.weights.as_ref().map_or(&self.ones, |weights| &weights[row]),
-        };
+        gradient: (&mut [f64], f64),
+        sums: &mut Sums,
+        losses: &mut [f64],
+    ) {
+        let per_class = &mut sums.per_class;
         match (problem.focusing(), problem.negative_scale()) {
-            (Some(focusing), _) => evaluate_row(self, &entries, &mut losses, gradient, Focused(focusing)),
-            (None, 1.0) => evaluate_row(self, &entries, &mut losses, gradient, Logistic),
-            (None, scale) => evaluate_row(self, &entries, &mut losses, gradient, Scaled(scale)),
+            (Some(focusing), _) => evaluate_row(self, row, u, losses, gradient, per_class, Focused(focusing)),
+            (None, 1.0) => evaluate_row(self, row, u, losses, gradient, per_class, Logistic),
+            (None, scale) => evaluate_row(self, row, u, losses, gradient, per_class, Scaled(scale)),
         }
-        gradient.iter_mut().for_each(|g| *g = times_upstream(*g, factor));
-        losses
+        sums.loss_rows.push(sum(losses));
     }
 }
 
-/// What a row brings, `[C]` each.
+/// What a row brings besides its logits, `[C]` each.
 struct Row<'a> {
-    u: &'a [f64],
     targets: &'a [f64],
     known: &'a [bool],
-    weights: &'a [f64],
+    weights: Option<&'a [f64]>,
 }
 
-/// Losses and derivatives of a row.
 #[multiversion(targets = "simd")]
-fn evaluate_row(columns: &Columns, row: &Row<'_>, losses: &mut [f64], derivatives: &mut [f64], terms: impl Terms) {
+fn evaluate_row(
+    columns: &Columns,
+    row: &Row<'_>,
+    u: &[f64],
+    losses: &mut [f64],
+    (gradient, factor): (&mut [f64], f64),
+    sums: &mut BinaryClassStatistics,
+    terms: impl Terms,
+) {
     // All of one length, which leaves no bounds to check.
-    let c = row.u.len();
-    let (u, targets, known, weights) = (&row.u[..c], &row.targets[..c], &row.known[..c], &row.weights[..c]);
+    let c = u.len();
+    let (targets, known, weights) = (&row.targets[..c], &row.known[..c], &row.weights.unwrap_or(&columns.ones)[..c]);
     let (offset, positive, negative) = (&columns.offset[..c], &columns.positive[..c], &columns.negative[..c]);
-    let (pos_weight, losses, derivatives) = (&columns.pos_weight[..c], &mut losses[..c], &mut derivatives[..c]);
+    let (pos_weight, losses, gradient) = (&columns.pos_weight[..c], &mut losses[..c], &mut gradient[..c]);
+    let (count, positives, loss) = (&mut sums.count[..c], &mut sums.positives[..c], &mut sums.loss[..c]);
     // A share of 0 takes out what it is of, which can be infinite or NaN.
     let part = |share: f64, x: f64| if share == 0.0 { 0.0 } else { share * x };
     for class in 0..c {
@@ -265,7 +298,10 @@ fn evaluate_row(columns: &Columns, row: &Row<'_>, losses: &mut [f64], derivative
             if known[class] { weighted } else { 0.0 }
         };
         losses[class] = weighted(of_positive.0, of_negative.0);
-        derivatives[class] = weighted(of_positive.1, of_negative.1);
+        gradient[class] = times_upstream(weighted(of_positive.1, of_negative.1), factor);
+        count[class] += usize::from(known[class]);
+        positives[class] += t;
+        loss[class] += losses[class];
     }
 }
 

@@ -3,8 +3,8 @@
 use super::batch::{CrossEntropyBatch, Target};
 use super::learn_cross_entropy::{Learned, LearnedPerturbation, learn};
 use super::pass::{Pass, times_upstream, upstream_at};
-use super::softmax::{Softmax, prediction};
-use super::vector::{sum_but, update};
+use super::softmax::Softmax;
+use super::vector::{largest, sum_but, update};
 use crate::data::Matrix;
 use crate::error::{Error, Result, check};
 use crate::loss::{CrossEntropy, LogitScale, Reduction, Upstream};
@@ -72,7 +72,20 @@ pub fn cross_entropy<'a>(
     batch: CrossEntropyBatch<'_>,
 ) -> Result<CrossEntropyOutput> {
     let pass = pass.into();
-    let (n, c) = pass.check(problem.classes(), problem.reduction(), batch.upstream)?;
+    let shape = pass.check(problem.classes(), problem.reduction(), batch.upstream)?;
+    match problem.learner() {
+        None => evaluate(problem, pass, batch, shape),
+        // Waits for the pool once, not in each of the loops.
+        Some(_) => rayon::scope(|_| evaluate(problem, pass, batch, shape)),
+    }
+}
+
+fn evaluate(
+    problem: &CrossEntropy,
+    pass: Pass<'_>,
+    batch: CrossEntropyBatch<'_>,
+    (n, c): (usize, usize),
+) -> Result<CrossEntropyOutput> {
     let rows = Rows::new(problem, &batch, n, c)?;
     let learned = match (problem.learner(), &rows.target) {
         (Some(learner), Targets::Hard(labels)) => {
@@ -100,19 +113,22 @@ pub fn cross_entropy<'a>(
                 logits.read_row(i, &mut u);
                 v.copy_from_slice(&u);
                 rows.add_fixed(i, v);
-                rows.evaluate(i, &u, Some(h));
+                rows.evaluate(i, &u, Some(h), &mut Buffers::new(c));
             }))
         }
         _ => None,
     };
-    let results = pass.map_rows(|i, u, mut gradient| {
-        let result = rows.evaluate(i, u, gradient.as_deref_mut());
-        if let (Some(through), Some(gradient)) = (&through, gradient) {
-            gradient.iter_mut().zip(through.row(i)).for_each(|(g, extra)| *g += extra);
-        }
-        result
-    });
-    Ok(rows.reduce(&results, learned.as_ref()))
+    let wanted = pass.wants_gradient();
+    let blocks = pass.fold_rows(
+        || (Vec::new(), Buffers::new(c)),
+        |(results, buffers), i, u, gradient| {
+            results.push(rows.evaluate(i, u, wanted.then_some(&mut *gradient), buffers));
+            if let Some(through) = &through {
+                gradient.iter_mut().zip(through.row(i)).for_each(|(g, extra)| *g += extra);
+            }
+        },
+    );
+    Ok(rows.reduce(&blocks.concat(), learned.as_ref()))
 }
 
 enum Targets<'a> {
@@ -129,6 +145,19 @@ struct Row {
     prediction: i64,
     /// The perturbed probability of the label.
     confidence: f64,
+}
+
+/// What a row is evaluated in, `[C]` each: `v`, `exp(v - max)` and, unless all is the label's, `t * w`.
+struct Buffers {
+    v: Vec<f64>,
+    exps: Vec<f64>,
+    tw: Vec<f64>,
+}
+
+impl Buffers {
+    fn new(c: usize) -> Self {
+        Self { v: vec![0.0; c], exps: vec![0.0; c], tw: Vec::new() }
+    }
 }
 
 /// The batch, validated, with its divisors: evaluates row by row.
@@ -236,6 +265,13 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// Whether any `v` is not its `u`.
+    fn is_perturbed(&self) -> bool {
+        !matches!(self.problem.perturbation(), Perturbation::None)
+            || self.learned.is_some()
+            || !matches!(self.problem.scale(), LogitScale::Uniform(1.0))
+    }
+
     /// `v_i = s * (u_i + delta_i)`.
     fn perturb(&self, i: usize, u: &[f64], v: &mut [f64]) {
         v.copy_from_slice(u);
@@ -267,32 +303,36 @@ impl<'a> Rows<'a> {
     }
 
     /// Row `i` of SPEC 1 and, where asked for, its gradient.
-    fn evaluate(&self, i: usize, u: &[f64], gradient: Option<&mut [f64]>) -> Row {
+    fn evaluate(&self, i: usize, u: &[f64], gradient: Option<&mut [f64]>, buffers: &mut Buffers) -> Row {
         if !self.is_valid(i) {
             if let Some(gradient) = gradient {
                 gradient.fill(0.0);
             }
             return Row { ce: 0.0, lse: 0.0, prediction: -1, confidence: 0.0 };
         }
-        let prediction = prediction(u);
-        let mut v = vec![0.0; self.columns];
-        self.perturb(i, u, &mut v);
-        let mut exps = vec![0.0; self.columns];
-        let Some(softmax) = Softmax::of(&v, &mut exps) else {
+        let largest_u = largest(u);
+        let prediction = largest_u.map_or(-1, |(class, _)| class as i64);
+        let Buffers { v, exps, tw } = buffers;
+        let (v, largest_v) = if self.is_perturbed() {
+            self.perturb(i, u, v);
+            (&v[..], largest(v))
+        } else {
+            (u, largest_u)
+        };
+        let Some(softmax) = Softmax::of(v, largest_v, exps) else {
             if let Some(gradient) = gradient {
                 gradient.fill(f64::NAN);
             }
             return Row { ce: f64::NAN, lse: f64::NAN, prediction, confidence: f64::NAN };
         };
         let hard = self.label(i).filter(|_| self.problem.label_smoothing() == 0.0);
-        let mut tw = Vec::new();
         // A weight of 0 takes its term out, an infinite one included.
         let term = |weight: f64, c: usize| if weight == 0.0 { 0.0 } else { weight * softmax.cross_entropy(v[c]) };
         let sum = match hard {
             Some(y) => term(self.class_weight(y), y),
             None => {
                 tw.resize(self.columns, 0.0);
-                self.weighted_targets(i, &mut tw);
+                self.weighted_targets(i, tw);
                 tw.iter().enumerate().map(|(c, &weight)| term(weight, c)).sum()
             }
         };
@@ -303,12 +343,12 @@ impl<'a> Rows<'a> {
             match hard {
                 Some(y) => {
                     let weight = self.class_weight(y) * normaliser;
-                    update(gradient, &exps, |_, e| e * weight);
-                    gradient[y] = -(sum_but(&exps, y) * weight);
+                    update(gradient, exps, |_, e| e * weight);
+                    gradient[y] = -(sum_but(exps, y) * weight);
                 }
                 None => {
                     let total = tw.iter().sum::<f64>() * normaliser;
-                    gradient.iter_mut().zip(&exps).zip(&tw).for_each(|((g, e), tw)| *g = e * total - tw);
+                    gradient.iter_mut().zip(&*exps).zip(&*tw).for_each(|((g, e), tw)| *g = e * total - tw);
                 }
             }
             let g = upstream_at(self.upstream, i);
@@ -317,9 +357,9 @@ impl<'a> Rows<'a> {
             let z_factor = 2.0 * self.problem.z_loss() * softmax.lse() / v * normaliser;
             let by_u = |ce: f64, e: f64, s: f64| times_upstream(s * (ce_factor * ce + z_factor * e), g);
             match self.problem.scale() {
-                LogitScale::Uniform(s) => update(gradient, &exps, |g, e| by_u(g, e, *s)),
+                LogitScale::Uniform(s) => update(gradient, exps, |g, e| by_u(g, e, *s)),
                 LogitScale::PerClass(s) => {
-                    gradient.iter_mut().zip(&exps).zip(s).for_each(|((g, e), s)| *g = by_u(*g, *e, *s));
+                    gradient.iter_mut().zip(&*exps).zip(s).for_each(|((g, e), s)| *g = by_u(*g, *e, *s));
                 }
             }
         }

@@ -110,7 +110,7 @@ fn confidences(labels: &[Option<usize>], rows_of: &[Vec<usize>], columns: usize,
     let of_row = |(u, exps): &mut (Vec<f64>, Vec<f64>), i: usize| {
         let class = labels[i]?;
         read(i, u);
-        let softmax = Softmax::of(u, exps)?;
+        let softmax = Softmax::of(u, largest(u), exps)?;
         Some(exps[class] * softmax.normaliser())
     };
     let by_row: Vec<Option<f64>> = (0..labels.len()).into_par_iter().map_init(scratch, of_row).collect();
@@ -300,7 +300,7 @@ impl Class {
             for (u, p) in u.iter().zip(&mut p) {
                 v.iter_mut().zip(u).zip(delta).for_each(|((v, u), delta)| *v = u + delta);
                 // Logits near the end of f64 can overflow with their perturbation.
-                let Some(softmax) = Softmax::of(&v, p) else {
+                let Some(softmax) = Softmax::of(&v, largest(&v), p) else {
                     return vec![vec![f64::NAN; columns]; self.rows.len()];
                 };
                 p.iter_mut().for_each(|p| *p *= softmax.normaliser());

@@ -66,42 +66,54 @@ impl Pass<'_> {
         Ok((rows, columns))
     }
 
-    /// Runs `row(i, u_i, gradient_i)` for every row, in parallel; the results come in row order.
-    pub(super) fn map_rows<R: Send>(self, row: impl Fn(usize, &[f64], Option<&mut [f64]>) -> R + Sync) -> Vec<R> {
-        let columns = self.logits().columns();
-        let scratch = || (vec![0.0; columns], vec![0.0; columns]);
+    /// Runs `row(block, i, u_i, gradient_i)` for every row: in row order within a block of rows, the blocks in parallel. `begin` makes what the
+    /// rows of a block leave, which is returned block by block, and the buffers that they share. Which rows a block has depends on the shape
+    /// alone, so that sums over blocks have the same bits whatever the threads do. A gradient that nobody asked for is dropped.
+    pub(super) fn fold_rows<B: Send, S: Send>(
+        self,
+        begin: impl Fn() -> (B, S) + Sync,
+        row: impl Fn(&mut (B, S), usize, &[f64], &mut [f64]) + Sync,
+    ) -> Vec<B> {
+        let (n, columns) = (self.logits().rows(), self.logits().columns());
+        let rows = (ENTRIES / columns).max(n.div_ceil(BLOCKS)).max(1);
+        let begin = || (begin(), vec![0.0; columns], vec![0.0; columns]);
         match self {
-            Pass::Forward(logits) => (0..logits.rows())
-                .into_par_iter()
-                .map_init(
-                    || vec![0.0; columns],
-                    |u, i| {
-                        logits.read_row(i, u);
-                        row(i, u, None)
-                    },
-                )
-                .collect(),
-            Pass::Into { logits, mut gradient } => {
-                let one = |(u, g): &mut (Vec<f64>, Vec<f64>), (i, mut to): (usize, FloatsMut<'_>)| {
-                    logits.read_row(i, u);
-                    let result = row(i, u, Some(g));
-                    to.write_from(g);
-                    result
+            Pass::Forward(logits) => {
+                let one = |(mut block, mut u, mut g): (_, Vec<f64>, Vec<f64>), i| {
+                    logits.read_row(i, &mut u);
+                    row(&mut block, i, &u, &mut g);
+                    (block, u, g)
                 };
-                gradient.rows_mut().into_par_iter().enumerate().map_init(scratch, one).collect()
+                (0..n).into_par_iter().fold_chunks(rows, begin, one).map(|((block, _), ..)| block).collect()
+            }
+            Pass::Into { logits, mut gradient } => {
+                let one = |(mut block, mut u, mut g): (_, Vec<f64>, Vec<f64>), (i, mut to): (usize, FloatsMut<'_>)| {
+                    logits.read_row(i, &mut u);
+                    row(&mut block, i, &u, &mut g);
+                    to.write_from(&g);
+                    (block, u, g)
+                };
+                let gradient = gradient.rows_mut().into_par_iter().enumerate();
+                gradient.fold_chunks(rows, begin, one).map(|((block, _), ..)| block).collect()
             }
             Pass::InPlace(mut matrix) => {
-                let one = |(u, g): &mut (Vec<f64>, Vec<f64>), (i, mut to): (usize, FloatsMut<'_>)| {
-                    to.read_into(u);
-                    let result = row(i, u, Some(g));
-                    to.write_from(g);
-                    result
+                let one = |(mut block, mut u, mut g): (_, Vec<f64>, Vec<f64>), (i, mut to): (usize, FloatsMut<'_>)| {
+                    to.read_into(&mut u);
+                    row(&mut block, i, &u, &mut g);
+                    to.write_from(&g);
+                    (block, u, g)
                 };
-                matrix.rows_mut().into_par_iter().enumerate().map_init(scratch, one).collect()
+                let matrix = matrix.rows_mut().into_par_iter().enumerate();
+                matrix.fold_chunks(rows, begin, one).map(|((block, _), ..)| block).collect()
             }
         }
     }
 }
+
+/// What a block has at least, unless it is the batch's last: enough to be worth its buffers and its turn.
+const ENTRIES: usize = 2048;
+/// The most blocks of a batch of longer rows: enough for the cores, few enough for sums by class to take little room.
+const BLOCKS: usize = 128;
 
 /// A gradient times the upstream gradient. 0 stays 0, so that no upstream gradient reaches what a mask, a weight of 0 or a masked class took
 /// out.

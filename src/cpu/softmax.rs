@@ -1,6 +1,6 @@
 //! One softmax row, without cancellation (SPEC 1).
 
-use super::vector::{self, largest, sum_but};
+use super::vector::{self, sum_but};
 
 /// The softmax of a row `v`: `exp(v - max)` goes to a buffer, the rest is here.
 pub(super) struct Softmax {
@@ -11,9 +11,9 @@ pub(super) struct Softmax {
 }
 
 impl Softmax {
-    /// `None` when the row has no softmax: NaN or +inf in it, or all -inf.
-    pub(super) fn of(v: &[f64], exps: &mut [f64]) -> Option<Self> {
-        let (arg, max) = largest(v).filter(|(_, max)| max.is_finite())?;
+    /// `largest` is v's. `None` when the row has no softmax: NaN or +inf in it, or all -inf.
+    pub(super) fn of(v: &[f64], largest: Option<(usize, f64)>, exps: &mut [f64]) -> Option<Self> {
+        let (arg, max) = largest.filter(|(_, max)| max.is_finite())?;
         vector::exps(v, max, exps);
         let others = sum_but(exps, arg);
         Some(Self { max, ln_sum: others.ln_1p(), sum: 1.0 + others })
@@ -33,9 +33,4 @@ impl Softmax {
     pub(super) fn normaliser(&self) -> f64 {
         1.0 / self.sum
     }
-}
-
-/// The largest logit's class, lowest index on ties; -1 for a row with NaN or all -inf.
-pub(super) fn prediction(u: &[f64]) -> i64 {
-    largest(u).map_or(-1, |(class, _)| class as i64)
 }

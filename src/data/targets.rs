@@ -2,6 +2,7 @@
 
 use super::matrix::{Matrix, check_layout};
 use crate::error::{Error, Result};
+use multiversion::multiversion;
 
 /// Targets `[N, C]` of a multi-label batch, each in `[0, 1]`. In the signed and the float formats -1 marks an unknown
 /// entry, which counts as masked. All formats give the same numbers.
@@ -125,12 +126,8 @@ impl BinaryTargets<'_> {
         }
         match *self {
             BinaryTargets::Dense(matrix) => matrix.read_row(row, targets),
-            BinaryTargets::I8 { data, stride } => {
-                targets.iter_mut().zip(&data[row * stride..]).for_each(|(to, &from)| *to = from.into());
-            }
-            BinaryTargets::U8 { data, stride } => {
-                targets.iter_mut().zip(&data[row * stride..]).for_each(|(to, &from)| *to = from.into());
-            }
+            BinaryTargets::I8 { data, stride } => widen(&data[row * stride..], targets),
+            BinaryTargets::U8 { data, stride } => widen(&data[row * stride..], targets),
             BinaryTargets::Bits { words, stride } => {
                 let words = &words[row * stride..];
                 targets.iter_mut().enumerate().for_each(|(c, to)| *to = f64::from(u8::from(bit(words, c))));
@@ -151,20 +148,29 @@ impl BinaryTargets<'_> {
             }
         }
         let signed = !matches!(self, BinaryTargets::U8 { .. });
-        for (c, (target, known)) in targets.iter_mut().zip(known).enumerate() {
-            if signed && *target == -1.0 {
-                *known = false;
-            }
-            if !*known {
-                *target = 0.0;
-            } else if !(0.0..=1.0).contains(target) {
-                let unknown = if signed { " or -1 (unknown)" } else { "" };
-                let problem = format!("class {c} is {target}, must be in [0, 1]{unknown}");
-                return Err(Error::Target { row, problem });
-            }
+        if settle(targets, known, signed) {
+            return Ok(());
         }
-        Ok(())
+        let bad = |target: &f64| !(0.0..=1.0).contains(target);
+        let class = targets.iter().position(bad).expect("one of the row's targets is out of range");
+        let unknown = if signed { " or -1 (unknown)" } else { "" };
+        Err(Error::Target { row, problem: format!("class {class} is {}, must be in [0, 1]{unknown}", targets[class]) })
     }
+}
+
+#[multiversion(targets = "simd")]
+fn widen<T: Copy + Into<f64>>(from: &[T], to: &mut [f64]) {
+    to.iter_mut().zip(from).for_each(|(to, &from)| *to = from.into());
+}
+
+/// Masks unknown targets, makes masked ones 0, and says whether all are in `[0, 1]`; without a branch, so that it vectorises.
+#[multiversion(targets = "simd")]
+fn settle(targets: &mut [f64], known: &mut [bool], signed: bool) -> bool {
+    targets.iter_mut().zip(known).fold(true, |fine, (target, known)| {
+        *known &= !signed | (*target != -1.0);
+        *target = if *known { *target } else { 0.0 };
+        fine & (*target >= 0.0) & (*target <= 1.0)
+    })
 }
 
 fn csr_row<'a>(offsets: &[i32], indices: &'a [i32], row: usize) -> Result<&'a [i32]> {
