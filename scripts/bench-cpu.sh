@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 work=target/bench-cpu
 mkdir -p "$work"
 cargo build --release --locked --example time_case --example report
-model=$(sed -n 's/^model name\s*: //p' /proc/cpuinfo | sed 's/[, ]\+/ /g;q')
+model=$(sed -n 's/^model name\s*: //p' /proc/cpuinfo | sed 's/(R)\|(TM)//g;s/[, ]\+/ /g;q')
 commit=$(git describe --always --abbrev=12 --exclude='*' --dirty)
 files=()
 for threads in "${@:-$(nproc)}"; do

@@ -156,7 +156,7 @@ impl Factored {
             let others = dot(e, w);
             let inverse = 1.0 / (others + target * w[class]);
             others_sum += others * inverse;
-            update(g, e, |g, e| g + e * inverse);
+            update(g, e, |g, e| e.mul_add(inverse, g));
         }
         others_sum
     }
@@ -168,7 +168,7 @@ impl Class {
         if self.steps == 0 {
             return;
         }
-        let (class, columns, n) = (self.class, self.delta.len(), self.rows.len() as f64);
+        let (class, columns, share) = (self.class, self.delta.len(), 1.0 / self.rows.len() as f64);
         // Fixed by sizes alone, so that the sums are the same for any number of threads.
         let chunk = (CHUNK / columns).max(1);
         let parts = |base: &[f64]| -> Vec<Factored> {
@@ -193,10 +193,10 @@ impl Class {
                 }
                 many => sum_in_order(many, class, &w, &mut g),
             };
-            update(&mut g, &w, |g, w| g * w / n);
-            g[class] = -target / n;
+            update(&mut g, &w, |g, w| g * w * share);
+            g[class] = -target * share;
             let factor = f64::from(self.direction) * learner.alpha() / norm_of_step(learner.step(), &g);
-            update(&mut self.delta, &g, |delta, g| delta + factor * g);
+            update(&mut self.delta, &g, |delta, g| g.mul_add(factor, delta));
         }
     }
 }

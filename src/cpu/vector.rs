@@ -4,15 +4,21 @@
 use super::exp::exp;
 use multiversion::multiversion;
 
-/// Running results of a fold over a row.
-const LANES: usize = 8;
+/// Running results of a fold over a row: two of the widest vectors, since one would wait for itself.
+const LANES: usize = 16;
 /// Numbers compared together in a search: enough to vectorise, few enough to stop early.
 const SEARCHED: usize = 64;
 
 #[inline(always)]
-fn fold(lanes: [f64; LANES], f: impl Fn(f64, f64) -> f64) -> f64 {
-    let [a, b, c, d, e, g, h, i] = lanes;
-    f(f(f(a, b), f(c, d)), f(f(e, g), f(h, i)))
+fn fold(mut lanes: [f64; LANES], f: impl Fn(f64, f64) -> f64) -> f64 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for k in 0..half {
+            lanes[k] = f(lanes[k], lanes[k + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// The sum.
@@ -38,9 +44,9 @@ pub(super) fn dot(x: &[f64], y: &[f64]) -> f64 {
     let mut lanes = [0.0; LANES];
     let ((xs, x), (ys, y)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
     for (xs, ys) in xs.iter().zip(ys) {
-        lanes.iter_mut().zip(xs).zip(ys).for_each(|((sum, x), y)| *sum += x * y);
+        lanes.iter_mut().zip(xs).zip(ys).for_each(|((sum, x), y)| *sum = x.mul_add(*y, *sum));
     }
-    lanes.iter_mut().zip(x).zip(y).for_each(|((sum, x), y)| *sum += x * y);
+    lanes.iter_mut().zip(x).zip(y).for_each(|((sum, x), y)| *sum = x.mul_add(*y, *sum));
     fold(lanes, |a, b| a + b)
 }
 
