@@ -75,7 +75,7 @@ pub fn cross_entropy<'a>(
     let shape = pass.check(problem.classes(), problem.reduction(), batch.upstream)?;
     match problem.learner() {
         None => evaluate(problem, pass, batch, shape),
-        // Waits for the pool once, not in each of the loops.
+        // Waits for the pool once, not in each of the learner's loops.
         Some(_) => rayon::scope(|_| evaluate(problem, pass, batch, shape)),
     }
 }
@@ -265,7 +265,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Whether any `v` is not its `u`.
+    /// Whether a `v` may differ from its `u`.
     fn is_perturbed(&self) -> bool {
         !matches!(self.problem.perturbation(), Perturbation::None)
             || self.learned.is_some()

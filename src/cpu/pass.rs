@@ -110,9 +110,9 @@ impl Pass<'_> {
     }
 }
 
-/// What a block has at least, unless it is the batch's last: enough to be worth its buffers and its turn.
+/// Entries of a block, about, where rows are shorter and the batch is small: enough to be worth its buffers and its turn.
 const ENTRIES: usize = 2048;
-/// The most blocks of a batch of longer rows: enough for the cores, few enough for sums by class to take little room.
+/// The most blocks of a batch, all of which are kept until their sums by class are added up: enough for the cores.
 const BLOCKS: usize = 128;
 
 /// A gradient times the upstream gradient. 0 stays 0, so that no upstream gradient reaches what a mask, a weight of 0 or a masked class took

@@ -4,7 +4,7 @@
 use super::exp::exp;
 use multiversion::multiversion;
 
-/// Running results of a fold over a row: two of the widest vectors, since one would wait for itself.
+/// Running results of a fold over a row: two vectors even of the widest, since one would wait for itself.
 const LANES: usize = 16;
 /// Numbers compared together in a search: enough to vectorise, few enough to stop early.
 const SEARCHED: usize = 64;
@@ -90,4 +90,42 @@ pub(super) fn exps_of_differences(x: &[f64], y: &[f64], far: f64, out: &mut [f64
         *e = exp(x - y);
         found | ((x - y).abs() > far)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LANES, dot, largest, sum, sum_but};
+
+    /// Around one and two turns of the lanes, and around one and two turns of the search.
+    const LENGTHS: [usize; 13] = [1, 2, 7, LANES - 1, LANES, LANES + 1, 2 * LANES - 1, 2 * LANES, 33, 63, 64, 65, 129];
+
+    #[test]
+    fn every_number_counts_once() {
+        for len in LENGTHS {
+            for place in 0..len {
+                let mut x = vec![0.0; len];
+                x[place] = 3.0;
+                assert_eq!(sum(&x), 3.0, "number {place} of {len}");
+                assert_eq!(sum_but(&x, place), 0.0, "all but number {place} of {len}");
+                let y: Vec<f64> = (0..len).map(|i| i as f64 + 1.0).collect();
+                assert_eq!(dot(&x, &y), 3.0 * (place as f64 + 1.0), "number {place} of {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_is_the_first_of_its_equals_and_nan_spoils_it_anywhere() {
+        for len in LENGTHS {
+            for place in 0..len {
+                let mut x = vec![-2.0; len];
+                x[place] = -1.0;
+                assert_eq!(largest(&x), Some((place, -1.0)), "number {place} of {len}");
+                x[len - 1] = -1.0;
+                assert_eq!(largest(&x), Some((place, -1.0)), "numbers {place} and the last of {len}");
+                x[place] = f64::NAN;
+                assert_eq!(largest(&x), None, "NaN as number {place} of {len}");
+            }
+            assert_eq!(largest(&vec![f64::NEG_INFINITY; len]), None, "{len} times -inf");
+        }
+    }
 }
