@@ -3,8 +3,10 @@
 mod common;
 
 use common::{sigmoid, softmax, uniform};
+use logit_perturb::cpu::{BinaryCrossEntropyBatch, CrossEntropyBatch, Pass, binary_cross_entropy, cross_entropy};
 use logit_perturb::{
-    BinaryLearner, BinaryStep, Bound, GradientSemantics, Isda, Learner, Matrix, Perturbation, Split, Step,
+    BinaryCrossEntropy, BinaryLearner, BinaryStep, BinaryTargets, Bound, CrossEntropy, GradientSemantics, Isda,
+    Learner, Matrix, MatrixMut, Perturbation, Split, Step,
 };
 use rayon::ThreadPoolBuilder;
 
@@ -61,6 +63,37 @@ fn batches_of_long_rows() {
     let sigmoid = sigmoid::Case::new(c, uniform(17, n * c, -5.0..5.0), targets);
     sigmoid.check();
     assert_same_for_any_pool(|| binary_run(&sigmoid));
+}
+
+/// In place, elsewhere and without a gradient, over many blocks of rows: one result.
+#[test]
+fn passes_differ_in_nothing_but_the_place() {
+    let (n, c, stride) = (300, 60, 63);
+    let logits = uniform(18, n * stride, -5.0..5.0);
+    let labels: Vec<i64> = (0..n as i64).map(|i| i % 11).collect();
+    let targets: Vec<i8> = (0..n * c).map(|i| i8::from(i % 7 == 0)).collect();
+    let softmax = CrossEntropy::default();
+    let sigmoid = BinaryCrossEntropy::default();
+    let of_labels = |pass: Pass<'_>| {
+        format!("{:?}", cross_entropy(&softmax, pass, CrossEntropyBatch::labels(&labels)).expect("a valid batch"))
+    };
+    let of_targets = |pass: Pass<'_>| {
+        let batch = BinaryCrossEntropyBatch::new(BinaryTargets::I8 { data: &targets, stride: c });
+        format!("{:?}", binary_cross_entropy(&sigmoid, pass, batch).expect("a valid batch"))
+    };
+    let evaluate: [&dyn Fn(Pass<'_>) -> String; 2] = [&of_labels, &of_targets];
+    for run in evaluate {
+        let matrix = Matrix::strided(&logits, n, c, stride).expect("rows with gaps");
+        let (mut dense, mut same) = (vec![f64::INFINITY; n * c], logits.clone());
+        let gradient = MatrixMut::new(&mut dense, n, c).expect("N x C");
+        let elsewhere = run(Pass::Into { logits: matrix, gradient });
+        let in_place = run(Pass::InPlace(MatrixMut::strided(&mut same, n, c, stride).expect("rows with gaps")));
+        assert!(run(Pass::Forward(matrix)) == elsewhere && in_place == elsewhere, "outputs differ");
+        for ((found, before), expected) in same.chunks(stride).zip(logits.chunks(stride)).zip(dense.chunks(c)) {
+            assert_eq!(found[..c], *expected);
+            assert_eq!(found[c..], before[c..], "a gap was written to");
+        }
+    }
 }
 
 #[test]

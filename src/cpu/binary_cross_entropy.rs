@@ -169,14 +169,11 @@ impl Entries {
         let rows = targets.par_chunks_mut(c).zip(known.par_chunks_mut(c)).enumerate();
         first_error(rows.map(|(row, (targets, known))| {
             batch.targets.read_row(row, batch.mask, targets, known)?;
-            let soft = |t: &f64| *t != 0.0 && *t != 1.0;
-            match hard.then(|| targets.iter().position(soft)).flatten() {
-                None => Ok(()),
-                Some(class) => {
-                    let problem = format!("class {class} is {}, must be 0 or 1 with a learner", targets[class]);
-                    Err(Error::Target { row, problem })
-                }
+            if hard && let Some(class) = targets.iter().position(|t| *t != 0.0 && *t != 1.0) {
+                let problem = format!("class {class} is {}, must be 0 or 1 with a learner", targets[class]);
+                return Err(Error::Target { row, problem });
             }
+            Ok(())
         }))?;
         let weights = batch.weights.map(|weights| decode_weights(weights, &known, n, c)).transpose()?;
         Ok(Self { columns: c, targets, known, weights })

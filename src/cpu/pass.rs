@@ -1,6 +1,6 @@
 //! Where logits are read and where the gradient goes, and the one parallel loop over rows.
 
-use crate::data::{FloatsMut, Matrix, MatrixMut};
+use crate::data::{Matrix, MatrixMut};
 use crate::error::{Error, Result, check};
 use crate::loss::{Reduction, Upstream};
 use rayon::prelude::*;
@@ -75,39 +75,43 @@ impl Pass<'_> {
         row: impl Fn(&mut (B, S), usize, &[f64], &mut [f64]) + Sync,
     ) -> Vec<B> {
         let (n, columns) = (self.logits().rows(), self.logits().columns());
-        let rows = (ENTRIES / columns).max(n.div_ceil(BLOCKS)).max(1);
-        let begin = || (begin(), vec![0.0; columns], vec![0.0; columns]);
         match self {
-            Pass::Forward(logits) => {
-                let one = |(mut block, mut u, mut g): (_, Vec<f64>, Vec<f64>), i| {
-                    logits.read_row(i, &mut u);
-                    row(&mut block, i, &u, &mut g);
-                    (block, u, g)
-                };
-                (0..n).into_par_iter().fold_chunks(rows, begin, one).map(|((block, _), ..)| block).collect()
-            }
+            Pass::Forward(logits) => in_blocks((0..n).into_par_iter(), columns, begin, |block, i, _, u, g| {
+                logits.read_row(i, u);
+                row(block, i, u, g);
+            }),
             Pass::Into { logits, mut gradient } => {
-                let one = |(mut block, mut u, mut g): (_, Vec<f64>, Vec<f64>), (i, mut to): (usize, FloatsMut<'_>)| {
-                    logits.read_row(i, &mut u);
-                    row(&mut block, i, &u, &mut g);
-                    to.write_from(&g);
-                    (block, u, g)
-                };
-                let gradient = gradient.rows_mut().into_par_iter().enumerate();
-                gradient.fold_chunks(rows, begin, one).map(|((block, _), ..)| block).collect()
+                in_blocks(gradient.rows_mut().into_par_iter(), columns, begin, |block, i, mut to, u, g| {
+                    logits.read_row(i, u);
+                    row(block, i, u, g);
+                    to.write_from(g);
+                })
             }
             Pass::InPlace(mut matrix) => {
-                let one = |(mut block, mut u, mut g): (_, Vec<f64>, Vec<f64>), (i, mut to): (usize, FloatsMut<'_>)| {
-                    to.read_into(&mut u);
-                    row(&mut block, i, &u, &mut g);
-                    to.write_from(&g);
-                    (block, u, g)
-                };
-                let matrix = matrix.rows_mut().into_par_iter().enumerate();
-                matrix.fold_chunks(rows, begin, one).map(|((block, _), ..)| block).collect()
+                in_blocks(matrix.rows_mut().into_par_iter(), columns, begin, |block, i, mut to, u, g| {
+                    to.read_into(u);
+                    row(block, i, u, g);
+                    to.write_from(g);
+                })
             }
         }
     }
+}
+
+/// Runs `one(block, i, row_i, u, g)` for each of `rows`, where `u` and `g` are a block's to write, `[C]` each.
+fn in_blocks<T: Send, B: Send, S: Send>(
+    rows: impl IndexedParallelIterator<Item = T>,
+    columns: usize,
+    begin: impl Fn() -> (B, S) + Sync,
+    one: impl Fn(&mut (B, S), usize, T, &mut [f64], &mut [f64]) + Sync,
+) -> Vec<B> {
+    let size = (ENTRIES / columns).max(rows.len().div_ceil(BLOCKS)).max(1);
+    let begin = || (begin(), vec![0.0; columns], vec![0.0; columns]);
+    let next = |(mut block, mut u, mut g): (_, Vec<f64>, Vec<f64>), (i, row)| {
+        one(&mut block, i, row, &mut u, &mut g);
+        (block, u, g)
+    };
+    rows.enumerate().fold_chunks(size, begin, next).map(|((block, _), ..)| block).collect()
 }
 
 /// Entries of a block, about, where rows are shorter and the batch is small: enough to be worth its buffers and its turn.

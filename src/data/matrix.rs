@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use half::{bf16, f16};
+use multiversion::multiversion;
 
 /// A floating-point type that logits and gradients may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,6 +114,12 @@ element!(bf16, BF16, bf16::to_f64, |x| bf16::from_f32(round_to_odd(x)));
 element!(f32, F32, f64::from, |x| x as f32);
 element!(f64, F64, |x| x, |x| x);
 
+/// Each number as f64.
+#[multiversion(targets = "simd")]
+pub(super) fn widen<T: Copy + Into<f64>>(from: &[T], to: &mut [f64]) {
+    to.iter_mut().zip(from).for_each(|(to, &from)| *to = from.into());
+}
+
 /// f64 to f32, rounding to odd: a later rounding to a type of at most 22 bits is then the correct one of the f64
 /// value. Rounding to nearest twice, or dropping the low bits as `half`'s own f64 conversion does, is not.
 fn round_to_odd(value: f64) -> f32 {
@@ -157,10 +164,7 @@ impl Floats<'_> {
 
     fn read_into(&self, start: usize, out: &mut [f64]) {
         each_dtype!(self, Floats, data => {
-            let data = &data[start..start + out.len()];
-            for (to, from) in out.iter_mut().zip(data) {
-                *to = from.widen();
-            }
+            widen(&data[start..start + out.len()], out);
         })
     }
 }

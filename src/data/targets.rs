@@ -1,6 +1,6 @@
 //! Multi-label targets in the formats that data loaders produce, and the mask of unknown entries (SPEC 4).
 
-use super::matrix::{Matrix, check_layout};
+use super::matrix::{Matrix, check_layout, widen};
 use crate::error::{Error, Result};
 use multiversion::multiversion;
 
@@ -156,11 +156,6 @@ impl BinaryTargets<'_> {
         let unknown = if signed { " or -1 (unknown)" } else { "" };
         Err(Error::Target { row, problem: format!("class {class} is {}, must be in [0, 1]{unknown}", targets[class]) })
     }
-}
-
-#[multiversion(targets = "simd")]
-fn widen<T: Copy + Into<f64>>(from: &[T], to: &mut [f64]) {
-    to.iter_mut().zip(from).for_each(|(to, &from)| *to = from.into());
 }
 
 /// Masks unknown targets, makes masked ones 0, and says whether all are in `[0, 1]`; without a branch, so that it vectorises.
